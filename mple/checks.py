@@ -1,0 +1,33 @@
+"""One sentence per mistake: the value's name, what is accepted, and what came instead."""
+
+from collections.abc import Collection
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave (a setting, a file). Shown as one line, without a stack trace."""
+
+
+def number(name: str, value: object, low: float, high: float = float("inf"), unit: str = "") -> None:
+    """Refuse anything but a number in [low, high]."""
+    accepted = f"a number of at least {low:g}" if high == float("inf") else f"a number from {low:g} to {high:g}"
+    unit = f" ({unit})" if unit else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UserError(f"{name}{unit} must be {accepted}; got {value!r}")
+
+
+def share(name: str, value: object) -> None:
+    """Refuse anything but a number from 0 to 1."""
+    number(name, value, 0, 1)
+
+
+def whole(name: str, value: object, low: int, unit: str = "") -> None:
+    """Refuse anything but a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        unit = f" ({unit})" if unit else ""
+        raise UserError(f"{name}{unit} must be a whole number of at least {low}; got {value!r}")
+
+
+def one_of(name: str, value: object, valid: Collection[str]) -> None:
+    """Refuse anything but one of `valid`."""
+    if value not in valid:
+        raise UserError(f"{name} must be one of {', '.join(sorted(valid))}; got {value!r}")

@@ -1,0 +1,179 @@
+"""The types that pass between the stages of a training step, and the legend of their axes.
+
+Axes, in shapes everywhere in this package:
+
+    B  sentences of a batch      S  source positions        T  reference positions
+    L  canvas positions          V  vocabulary entries      D  width of the model
+    K  target candidates         N  any flat selection of positions
+
+Conventions:
+
+- Target-side tensors (`tgt_tokens`, `tgt_candidates`, canvases) hold *content* tokens only: no bos and
+  no eos, `pad` at the right. What is masked, revealed, aligned or counted is therefore always content.
+- `src_tokens` ends every sentence with eos, `pad` at the right.
+- A boolean tensor's name says what True means.
+- Losses travel as `Mean`s (a sum and a count) and are divided once, at the end of the update.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PAD, BOS, EOS, UNK, MASK, BLANK = range(6)
+"""Ids of the special symbols, the same in every vocabulary. `<mask>` stands for a hidden token of Z,
+`<blank>` for the empty token of AXE and CTC, `<unk>` for a character that the vocabulary lacks."""
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<blank>")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A sum and the number of things summed: divided once, at the very end.
+
+    `total` may carry a gradient; `count` never does.
+    """
+
+    total: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+
+    @staticmethod
+    def of(values: Tensor, counts: Tensor | None = None) -> "Mean":
+        """The mean of `values`, or of those of them where `counts` is True."""
+        if counts is None:
+            return Mean(values.float().sum(), torch.tensor(float(values.numel()), device=values.device))
+        return Mean(values.float().masked_fill(~counts, 0.0).sum(), counts.sum().float())
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def detach(self) -> "Mean":
+        return Mean(self.total.detach(), self.count.detach())
+
+    def value(self) -> float:
+        """total / count in Python; NaN when nothing was counted."""
+        count = float(self.count)
+        return float(self.total) / count if count else float("nan")
+
+
+class _Movable:
+    """Gives a dataclass of tensors the `.to(device)` that Lightning asks for."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Batch(_Movable):
+    """Sentences of a corpus. Content tokens only on the target side (see the module's conventions).
+
+    `ids` are the corpus' line ids: they name a sentence whatever batch it is in.
+    `tgt_candidates[:, k]` is the target that candidate `candidate_names[k]` proposes ("raw" is the
+    reference itself); `candidate_scores[:, i, k]` is S(Γ_i, Γ_k), sentence BLEU (0 to 100) of candidate k
+    as the hypothesis against candidate i as the reference.
+    """
+
+    ids: Int[Tensor, "B"]
+    src_tokens: Int[Tensor, "B S"]
+    tgt_tokens: Int[Tensor, "B T"]
+    tgt_candidates: Int[Tensor, "B K T2"] | None = None
+    candidate_scores: Float[Tensor, "B K K"] | None = None
+    candidate_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def tgt_lengths(self) -> Int[Tensor, "B"]:
+        return (self.tgt_tokens != PAD).sum(1)
+
+
+@dataclass(frozen=True)
+class Target(_Movable):
+    """T, the proxy target, laid on the canvas.
+
+    `tokens[b, j]` is what position j is trained to say; `counts` is True where the loss looks
+    (content positions of the canvas; a proxy input's revealed positions are taken out by the objective).
+    `reference` is the text that T was made from: Y itself, or the distilled Y.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    counts: Bool[Tensor, "B L"]
+    reference: Int[Tensor, "B T"]
+    log: dict[str, Mean] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Int[Tensor, "B"]:
+        """Canvas length of every sentence: what the length predictor learns."""
+        return self.counts.sum(1)
+
+
+@dataclass(frozen=True)
+class DecoderInput(_Movable):
+    """Z, the proxy input: what the decoder sees at each position of the canvas.
+
+    `tokens` holds `<mask>` where nothing is revealed and a token of T where `revealed` is True; `pad`
+    outside the canvas. `latent` is added to the embeddings (a copied source, a latent variable).
+    `losses` are what a proxy input that owns weights adds to the objective (L_input of a VAE).
+    """
+
+    tokens: Int[Tensor, "B L"]
+    revealed: Bool[Tensor, "B L"]
+    latent: Float[Tensor, "B L D"] | None = None
+    losses: dict[str, Mean] = field(default_factory=dict)
+    log: dict[str, Mean] = field(default_factory=dict)
+
+    @property
+    def is_canvas(self) -> Bool[Tensor, "B L"]:
+        return self.tokens != PAD
+
+
+@dataclass(frozen=True)
+class EncoderOutput(_Movable):
+    """Encoder states of X. `is_pad` is True at source positions that hold no token."""
+
+    states: Float[Tensor, "B S D"]
+    is_pad: Bool[Tensor, "B S"]
+
+    def rows(self, index: Int[Tensor, "N"]) -> "EncoderOutput":
+        """The same states for the sentences `index`, repeats allowed."""
+        return EncoderOutput(self.states.index_select(0, index), self.is_pad.index_select(0, index))
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What the decoder says at each position, before the projection to the vocabulary.
+
+    Logits are the widest tensor of the model, so nothing makes them until somebody asks, and the
+    objective asks only for positions that count. `links` are a DA-Transformer's transitions.
+    """
+
+    features: Float[Tensor, "B L D"]
+    project: Callable[[Tensor], Tensor]
+    links: Float[Tensor, "B L L"] | None = None
+
+    @property
+    def logits(self) -> Float[Tensor, "B L V"]:
+        return self.project(self.features)
+
+    def logits_at(self, positions: Bool[Tensor, "B L"]) -> Float[Tensor, "N V"]:
+        return self.project(self.features[positions])
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Decoded sentences: content tokens, `pad` at the right. `scores` are summed log-probabilities (nats);
+    `passes` counts decoder calls."""
+
+    tokens: Int[Tensor, "B L"]
+    scores: Float[Tensor, "B"]
+    passes: int
