@@ -7,7 +7,7 @@ class UserError(ValueError):
     """A mistake in what the user gave (a setting, a file). Shown as one line, without a stack trace."""
 
 
-def number(name: str, value: object, low: float, high: float = float("inf"), unit: str = "") -> None:
+def number(name: str, value: object, low: float | int, high: float | int = float("inf"), unit: str = "") -> None:
     """Refuse anything but a number in [low, high]."""
     accepted = f"a number of at least {low:g}" if high == float("inf") else f"a number from {low:g} to {high:g}"
     unit = f" ({unit})" if unit else ""

@@ -16,13 +16,12 @@ Conventions:
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 PAD, BOS, EOS, UNK, MASK, BLANK = range(6)
 """Ids of the special symbols, the same in every vocabulary. `<mask>` stands for a hidden token of Z,
@@ -63,7 +62,7 @@ class Mean:
 class _Movable:
     """Gives a dataclass of tensors the `.to(device)` that Lightning asks for."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "_Movable":
         moved = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -158,15 +157,16 @@ class DecoderOutput:
     """
 
     features: Float[Tensor, "B L D"]
-    project: Callable[[Tensor], Tensor]
+    weight: Float[Tensor, "V D"]
     links: Float[Tensor, "B L L"] | None = None
 
     @property
     def logits(self) -> Float[Tensor, "B L V"]:
-        return self.project(self.features)
+        return functional.linear(self.features, self.weight)
 
     def logits_at(self, positions: Bool[Tensor, "B L"]) -> Float[Tensor, "N V"]:
-        return self.project(self.features[positions])
+        """Logits of the positions where `positions` is True, in row-major order."""
+        return functional.linear(self.features[positions], self.weight)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,373 @@
+"""BLEU: of sentences, of all pairs of candidates, and of a corpus; every score on 0 to 100.
+
+    pairwise_bleu(candidates)                  S(Γ_i, Γ_k) for Dynamic KD: K lists of n lines -> (n, K, K)
+    sentence_bleu(hypotheses, references)      one score a line, one reference each
+    multi_reference_bleu(hypotheses, lists)    one score a line, any number of references each
+    BleuScorer(references, "de").score(hyps)   {"sacrebleu": …, "tokenised_bleu": …} of a corpus
+    sentence_signature("13a")                  what the first three compute, for a run's record
+
+Sentence BLEU is sacreBLEU's `BLEU(effective_order=True, smooth_method="exp")`, number for number, without
+its cost of a dictionary of n-grams per pair. The words of the sentences that are compared with each other
+are numbered from 1, so a 4-gram is one 64-bit integer of four 16-bit fields (0 past the end), its prefixes
+are its shorter n-grams, and one sort per sentence orders the n-grams of all four orders. Matching two
+sentences is then a merge. Nothing is hashed: the counts are exact.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+import sacremoses
+from jaxtyping import Float32, Float64, Int64, UInt64
+from numba.extending import register_jitable
+from sacrebleu.metrics import BLEU
+
+from mple import checks
+from mple.checks import UserError
+
+TOKENIZERS = ("13a", "char", "none", "zh")
+"""sacreBLEU's tokenisers that are offered; `none` splits at white space."""
+
+MAX_DISTINCT_WORDS = 2**16 - 1  # of the sentences that are compared with each other: a field of 16 bits
+_BLOCK = 4096  # lines packed at a time: bounds the memory beside the result at some 10 MB
+
+
+def sentence_signature(tokenize: str = "13a", references: int = 1) -> str:
+    """The sacreBLEU signature of the sentence scores of this module, for a run's record."""
+    checks.one_of("tokenize", tokenize, TOKENIZERS)
+    metric = BLEU(tokenize=tokenize, effective_order=True, smooth_method="exp")
+    metric.num_refs = references
+    return str(metric.get_signature())
+
+
+def sentence_bleu(
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a"
+) -> Float64[np.ndarray, "n"]:
+    """S(reference, hypothesis) of every line: `multi_reference_bleu` with one reference each."""
+    return multi_reference_bleu(hypotheses, [[reference] for reference in references], tokenize)
+
+
+def multi_reference_bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenize: str = "13a"
+) -> Float64[np.ndarray, "n"]:
+    """Smoothed sentence BLEU, 0 to 100, of `hypotheses[b]` against all of `references[b]`.
+
+    An n-gram's count is clipped at its largest count in any one reference, and the brevity penalty takes
+    the reference of the nearest length (the shorter of two). An empty hypothesis scores 0.
+
+    Raises:
+        UserError: other numbers of hypotheses and reference lists, or a hypothesis without a reference.
+    """
+    _check_lines("references", len(references), len(hypotheses))
+    for line, candidates in enumerate(references, start=1):
+        if not candidates:
+            raise UserError(f"references of line {line} must be at least one sentence; got none")
+    scores = np.empty(len(hypotheses))
+    for start in range(0, len(hypotheses), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        groups = [[hyp, *refs] for hyp, refs in zip(hypotheses[block], references[block], strict=True)]
+        sizes = np.cumsum([0, *map(len, groups)], dtype=np.int64)
+        _compiled(_score_groups)(*_packed(groups, tokenize), sizes, scores[block])
+    return scores
+
+
+def pairwise_bleu(candidates: Sequence[Sequence[str]], tokenize: str = "13a") -> Float32[np.ndarray, "n K K"]:
+    """S(Γ_i, Γ_k): `[b, i, k]` scores line b of candidate k, the hypothesis, by candidate i, the reference.
+
+    It is not symmetric: the brevity penalty and the precisions belong to the hypothesis. The diagonal is
+    100, or 0 for an empty line, so an empty candidate scores 0 against everything, itself included. A line's
+    scores depend on that line alone: call it on a slice of the corpus at a time to bound the memory (the
+    result is 4 n K² bytes; the rest does not grow with n). It releases the GIL while it matches.
+
+    Args:
+        candidates: K lists, each of the same n sentences.
+        tokenize: one of `TOKENIZERS`, what sacreBLEU does to both sides before it counts.
+
+    Raises:
+        UserError: no candidate, lists of different lengths, an unknown tokeniser.
+
+    Source: On the Learning of Non-Autoregressive Transformers, Dynamic KD and the estimate of L_target,
+    which write S(Y, T) for sentence BLEU and leave open its smoothing and which side is the reference. Here
+    the smoothing is sacreBLEU's default (exponential) and Γ_i is the reference.
+    """
+    if not candidates:
+        raise UserError("candidates must be at least one list of sentences; got none")
+    n, count = len(candidates[0]), len(candidates)
+    for k, lines in enumerate(candidates):
+        _check_lines(f"candidate {k}", len(lines), n)
+    scores = np.empty((n, count, count), np.float32)
+    for start in range(0, n, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        groups = zip(*(lines[block] for lines in candidates), strict=True)
+        _compiled(_score_pairs)(*_packed(groups, tokenize), scores[block])
+    return scores
+
+
+class BleuScorer:
+    """Corpus BLEU against fixed references, under two names because they are two numbers.
+
+    `sacrebleu`: both sides detokenised text, tokenised by sacreBLEU (13a; zh for a Chinese target).
+    `tokenised_bleu`: what NAT papers report. Both sides go through the Moses tokeniser of the target
+    language (English rules where Moses has none), then BLEU on those tokens as they are; a Chinese target
+    is split into characters. Unlike in the papers, sacremoses stands for the Moses scripts, hyphens are
+    not split (the scripts' `-a`), and sacreBLEU smooths an order without a match where multi-bleu gives 0.
+
+    References are tokenised and counted once, so that validation costs only its hypotheses.
+
+    Args:
+        references: one sentence a line, plain (detokenised) text.
+        tgt_lang: language code of the target, `de` or `zh-CN`, say.
+
+    Raises:
+        UserError: no references.
+    """
+
+    def __init__(self, references: Sequence[str], tgt_lang: str) -> None:
+        if not references:
+            raise UserError("references must be at least one sentence; got none")
+        self._count = len(references)
+        language = tgt_lang.lower().replace("_", "-").split("-")[0]
+        chinese = language in ("zh", "zho", "cmn")
+        self._tokenise: Callable[[str], str] = str
+        if not chinese:
+            moses = sacremoses.MosesTokenizer(lang=language)
+            self._tokenise = functools.partial(moses.tokenize, return_str=True, escape=False)
+        self._plain = BLEU(tokenize="zh" if chinese else "13a", references=[list(references)])
+        self._tokenised = BLEU(
+            tokenize="char" if chinese else "none",
+            force=True,  # tokenised on purpose: no warning
+            references=[[self._tokenise(line) for line in references]],
+        )
+        tokenised_signature = self._tokenised.get_signature()
+        if not chinese:
+            tokenised_signature.update("tok", f"moses-{language}-sacremoses-{sacremoses.__version__}")
+        self.signatures = {
+            "sacrebleu": str(self._plain.get_signature()),
+            "tokenised_bleu": str(tokenised_signature),
+        }
+        """What was computed, to be recorded beside each score: version, tokenisation, smoothing."""
+
+    def score(self, hypotheses: Sequence[str]) -> dict[str, float]:
+        """`sacrebleu` and `tokenised_bleu` (0 to 100) of detokenised hypotheses, in the references' order.
+
+        Raises:
+            UserError: another number of hypotheses than of references.
+        """
+        _check_lines("hypotheses", len(hypotheses), self._count)
+        tokenised = [self._tokenise(line) for line in hypotheses]
+        return {
+            "sacrebleu": self._plain.corpus_score(hypotheses, None).score,
+            "tokenised_bleu": self._tokenised.corpus_score(tokenised, None).score,
+        }
+
+
+def corpus_bleu(
+    hypotheses: Sequence[str], references: Sequence[str], tgt_lang: str
+) -> dict[str, float | str]:
+    """`BleuScorer`'s two scores, each with its signature under `…_signature`, for a single use."""
+    scorer = BleuScorer(references, tgt_lang)
+    signatures = {f"{name}_signature": signature for name, signature in scorer.signatures.items()}
+    return {**scorer.score(hypotheses), **signatures}
+
+
+def _check_lines(name: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise UserError(f"{name} must have one sentence a line, {expected} lines in all; got {got} lines")
+
+
+def _packed(
+    groups: Iterable[Sequence[str]], tokenize: str
+) -> tuple[UInt64[np.ndarray, "words"], Int64[np.ndarray, "sentences_plus_1"]]:
+    """The sorted 4-grams of every sentence of every group, and where each sentence starts.
+
+    Words are numbered within their group only: its sentences meet no others.
+    """
+    split = _splitter(tokenize)
+    words: list[int] = []
+    starts = [0]
+    for group in groups:
+        number: dict[str, int] = {}
+        for sentence in group:
+            words.extend([number.setdefault(token, len(number) + 1) for token in split(sentence)])
+            starts.append(len(words))
+        if len(number) > MAX_DISTINCT_WORDS:
+            raise UserError(
+                f"sentences that are scored together must have at most {MAX_DISTINCT_WORDS} different words; "
+                f"got {len(number)}, in the group that starts with {group[0][:60]!r}"
+            )
+    keys = np.array(words, np.uint64)
+    offsets = np.array(starts, np.int64)
+    _compiled(_pack)(keys, offsets)
+    return keys, offsets
+
+
+@functools.cache
+def _splitter(tokenize: str) -> Callable[[str], list[str]]:
+    """Sentence to tokens, as sacreBLEU does it."""
+    checks.one_of("tokenize", tokenize, TOKENIZERS)
+    if tokenize == "none":
+        return str.split
+    tokenise = BLEU(tokenize=tokenize).tokenizer
+    if tokenize != "13a":
+        return lambda sentence: tokenise(sentence.rstrip()).split()
+
+    # None of 13a's rules looks across white space within a line, and words recur: taking them one by one from
+    # a cache is several times as fast as its regular expressions on whole sentences.
+    @functools.lru_cache(maxsize=2**18)
+    def tokens(word: str) -> list[str]:
+        return tokenise(word).split()
+
+    def split(sentence: str) -> list[str]:
+        sentence = sentence.rstrip()
+        if "\n" in sentence:  # where it joins hyphenated words
+            return tokenise(sentence).split()
+        return [token for word in sentence.split() for token in tokens(word)]
+
+    return split
+
+
+@functools.cache
+def _compiled(kernel: Callable[..., None]) -> Any:
+    """`kernel` as machine code, kept on disk for the next process where that is possible.
+
+    Compiled for a fixed signature at once, so that a cache folder which cannot be written (a read-only
+    installation, a full disk) shows here, where compiling again without it is the cure.
+    """
+    compile_ = functools.partial(numba.njit, _SIGNATURES[kernel], nogil=True)
+    try:
+        return compile_(cache=True)(kernel)
+    except (OSError, RuntimeError):
+        return compile_()(kernel)
+
+
+# The kernels. `no_type_check` keeps run-time type checkers from wrapping what numba has to read.
+
+
+@no_type_check
+def _pack(keys, offsets):
+    """Words to sorted 4-grams, in place: four fields of 16 bits, the first word highest, 0 past the end."""
+    field = np.uint64(16)
+    for sentence in range(len(offsets) - 1):
+        start, end = offsets[sentence], offsets[sentence + 1]
+        for position in range(start, end):
+            gram = np.uint64(0)
+            for ahead in range(position, position + 4):
+                gram = gram << field
+                if ahead < end:
+                    gram |= keys[ahead]
+            keys[position] = gram
+        keys[start:end].sort()
+
+
+@register_jitable
+@no_type_check
+def _matches(keys, a, a_end, b, b_end, order):
+    """Clipped n-gram matches of two sentences: the intersection of two sorted multisets; symmetric."""
+    shift, last = np.uint64(16 * (4 - order)), np.uint64(0xFFFF)
+    count = 0
+    while a < a_end and b < b_end:
+        left, right = keys[a] >> shift, keys[b] >> shift
+        if left < right:
+            a += 1
+        elif right < left:
+            b += 1
+        else:
+            if left & last:  # else the sentence ends before its n-th word
+                count += 1
+            a += 1
+            b += 1
+    return count
+
+
+@register_jitable
+@no_type_check
+def _bleu(matches, hyp_length, ref_length):
+    """sacreBLEU's formula with effective order: an order counts if the hypothesis is long enough for it;
+    the k-th order without a match has precision 1 / (2^k · its n-grams)."""
+    if matches[0] == 0:
+        return 0.0
+    log_precisions, orders, smooth = 0.0, min(hyp_length, 4), 1.0
+    for n in range(orders):
+        total = hyp_length - n
+        if matches[n] == 0:
+            smooth *= 2.0
+            log_precisions += math.log(100.0 / (smooth * total))
+        else:
+            log_precisions += math.log(100.0 * matches[n] / total)
+    brevity = 1.0 if hyp_length >= ref_length else math.exp(1.0 - ref_length / hyp_length)
+    return brevity * math.exp(log_precisions / orders)
+
+
+@no_type_check
+def _score_pairs(keys, offsets, scores):
+    """All pairs of the K sentences of each group; matches are counted once for both directions."""
+    n, count, _ = scores.shape
+    matches = np.zeros(4, np.int64)
+    for group in range(n):
+        starts = offsets[group * count : group * count + count + 1]
+        for i in range(count):
+            length = starts[i + 1] - starts[i]
+            scores[group, i, i] = 100.0 if length else 0.0
+            for k in range(i):
+                matches[:] = 0
+                for order in range(1, 5):
+                    matches[order - 1] = _matches(
+                        keys, starts[i], starts[i + 1], starts[k], starts[k + 1], order
+                    )
+                    if matches[order - 1] == 0:  # then no longer n-gram matches
+                        break
+                other = starts[k + 1] - starts[k]
+                scores[group, i, k] = _bleu(matches, other, length)
+                scores[group, k, i] = _bleu(matches, length, other)
+
+
+@no_type_check
+def _score_groups(keys, offsets, groups, scores):
+    """The first sentence of each group against all its others together."""
+    matches = np.zeros(4, np.int64)
+    cursors = np.zeros(np.max(groups[1:] - groups[:-1]), np.int64)
+    last = np.uint64(0xFFFF)
+    for group in range(len(scores)):
+        hyp, end = groups[group], groups[group + 1]
+        length = offsets[hyp + 1] - offsets[hyp]
+        nearest = offsets[hyp + 2] - offsets[hyp + 1]
+        for ref in range(hyp + 2, end):
+            ref_length = offsets[ref + 1] - offsets[ref]
+            gap = abs(length - ref_length) - abs(length - nearest)
+            if gap < 0 or (gap == 0 and ref_length < nearest):
+                nearest = ref_length
+        for order in range(1, 5):
+            shift = np.uint64(16 * (4 - order))
+            matches[order - 1] = 0
+            for ref in range(hyp + 1, end):
+                cursors[ref - hyp] = offsets[ref]
+            position = offsets[hyp]
+            while position < offsets[hyp + 1]:
+                gram = keys[position] >> shift
+                run = position
+                while position < offsets[hyp + 1] and keys[position] >> shift == gram:
+                    position += 1
+                if not gram & last:
+                    continue
+                clip = 0  # the largest count in any reference
+                for ref in range(hyp + 1, end):
+                    cursor, stop = cursors[ref - hyp], offsets[ref + 1]
+                    while cursor < stop and keys[cursor] >> shift < gram:
+                        cursor += 1
+                    first = cursor
+                    while cursor < stop and keys[cursor] >> shift == gram:
+                        cursor += 1
+                    clip = max(clip, cursor - first)
+                    cursors[ref - hyp] = cursor
+                matches[order - 1] += min(position - run, clip)
+        scores[group] = _bleu(matches, length, nearest)
+
+
+_SIGNATURES = {
+    _pack: "void(uint64[::1], int64[::1])",
+    _score_pairs: "void(uint64[::1], int64[::1], float32[:, :, ::1])",
+    _score_groups: "void(uint64[::1], int64[::1], int64[::1], float64[::1])",
+}

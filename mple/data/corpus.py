@@ -1,0 +1,389 @@
+"""The prepared corpus: token ids in memory-mapped Arrow files, and how they are made.
+
+    prepared = prepare(source, root, BPE(size=8000), max_length=100)     # does only what is missing
+    train = prepared.corpora["train"]
+    src_lengths, tgt_lengths = train.lengths()
+    train.tgt([0, 17, 4])                       # three numpy arrays of content ids
+
+A *row* is a place in a prepared file, a *line* the sentence's number in the raw text: rows change when
+another `max_length` drops other pairs, lines never do. Training pairs with an empty or over-long side are
+dropped and counted. Validation and test pairs are never dropped for their length, which would make scores
+incomparable; pairs with an empty side are dropped there too, and counted.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import rich.progress
+from rich.console import Console
+
+from mple.checks import UserError, whole
+from mple.data.stage import Stage
+from mple.data.text import SPLITS, Source
+from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabulary
+from mple.types import PAD
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHUNK = 10_000
+"""Pairs that are encoded and written together: what memory holds of a corpus while it is prepared."""
+
+
+class ArrowTokens:
+    """Random access to the lists of ids in one Arrow file, without reading more than is asked for.
+
+    The file is mapped into memory once. Every list is found by arithmetic on its record batch's offsets, so
+    that thousands of rows are gathered by a few numpy calls whichever batches they lie in.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with pa.memory_map(str(path)) as file:
+            self._bytes = file.read_buffer()
+        reader = pa.ipc.open_file(self._bytes)
+        self.schema: pa.Schema = reader.schema
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        sizes = [batch.num_rows for batch in self._batches]
+        self._first_row = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._int32 = np.frombuffer(self._bytes, np.int32, len(self._bytes) // 4)
+        self._places: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return ArrowTokens, (self.path,)
+
+    def __len__(self) -> int:
+        return int(self._first_row[-1])
+
+    def numbers_at(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a column of numbers, shape (rows,)."""
+        values, value_start, _ = self._place(column)
+        batch, local = self._batch_of(rows)
+        return values[value_start[batch] + local]
+
+    def numbers(self, column: str) -> np.ndarray:
+        """A column of numbers, shape (rows,), all of it in memory."""
+        return pa.chunked_array(
+            [batch[column] for batch in self._batches], self.schema.field(column).type
+        ).to_numpy()
+
+    def strings(self, column: str) -> list[str]:
+        """A column of text."""
+        return [text for batch in self._batches for text in batch[column].to_pylist()]
+
+    def lengths(self, column: str) -> np.ndarray:
+        """Length of every list, shape (rows,), int32: from the offsets alone."""
+        lengths = [np.diff(self._offsets(batch[column])) for batch in self._batches]
+        return np.concatenate([np.zeros(0, np.int32), *lengths])
+
+    def padded(self, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The lists of some rows as int64 (rows, longest), `PAD` at the right, and their lengths (rows,)."""
+        values, starts, lengths = self._find(column, rows)
+        places = np.arange(lengths.max(initial=0))
+        index = starts[:, None] + places
+        is_pad = places >= lengths[:, None]
+        index[is_pad] = 0
+        tokens = values[index].astype(np.int64)
+        tokens[is_pad] = PAD
+        return tokens, lengths
+
+    def lists(self, column: str, rows: np.ndarray) -> list[np.ndarray]:
+        """The lists of some rows, without a copy."""
+        values, starts, lengths = self._find(column, rows)
+        return [values[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+
+    def _find(self, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The whole file as numbers of the column's type, and where in it the rows' lists start; lengths."""
+        values, value_start, offset_start = self._place(column)
+        batch, local = self._batch_of(rows)
+        at = offset_start[batch] + local
+        begin, end = self._int32[at], self._int32[at + 1]
+        return values, value_start[batch] + begin, end - begin
+
+    def _batch_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Record batch of every row, and its place there."""
+        rows = np.asarray(rows, np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows must be from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}")
+        batch = np.searchsorted(self._first_row, rows, side="right") - 1
+        return batch, rows - self._first_row[batch]
+
+    def _place(self, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The whole file as numbers of the column's type, and where in it each record batch's numbers start;
+        for lists also where its offsets do, in units of 4 bytes."""
+        if column not in self._places:
+            kind = self.schema.field(column).type
+            is_list = pa.types.is_list(kind)
+            dtype = np.dtype((kind.value_type if is_list else kind).to_pandas_dtype())
+            values = np.frombuffer(self._bytes, dtype, len(self._bytes) // dtype.itemsize)
+            value_start, offset_start = [], []
+            for batch in self._batches:
+                buffers = batch[column].buffers()
+                data, offsets = buffers[-1], buffers[1]
+                value_start.append((data.address - self._bytes.address) // dtype.itemsize if data else 0)
+                offset_start.append((offsets.address - self._bytes.address) // 4 if is_list else 0)
+            self._places[column] = (values, np.array(value_start, np.int64), np.array(offset_start, np.int64))
+        return self._places[column]
+
+    @staticmethod
+    def _offsets(array: pa.ListArray) -> np.ndarray:
+        return np.frombuffer(array.buffers()[1], np.int32, len(array) + 1)
+
+
+@contextlib.contextmanager
+def arrow_writer(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
+    """Writes record batches to a new Arrow file."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        yield writer
+
+
+def token_lists(lists: Sequence[np.ndarray], dtype: np.dtype) -> pa.ListArray:
+    """Arrays of ids as one Arrow column."""
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
+    values = np.concatenate([np.zeros(0, dtype), *lists], dtype=dtype, casting="same_kind")
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One prepared split. `fingerprint` is a hash of its lines and ids; `counts` says what was dropped."""
+
+    folder: Path
+    tokens: ArrowTokens
+    fingerprint: str
+    src_fingerprint: str
+    tgt_fingerprint: str
+    counts: Mapping[str, int]
+
+    @staticmethod
+    def open(folder: Path) -> "Corpus":
+        """Map what `write_corpus` wrote.
+
+        Raises:
+            UserError: there is no corpus in the folder.
+        """
+        try:
+            head = json.loads((folder / "corpus.json").read_text())
+        except FileNotFoundError:
+            raise UserError(f"{folder} must hold a prepared corpus (corpus.json); got none") from None
+        return Corpus(folder, ArrowTokens(folder / "corpus.arrow"), **head)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def lines(self) -> np.ndarray:
+        """Line id of every row, shape (rows,), int64, increasing."""
+        return self.tokens.numbers("line")
+
+    def rows(self, lines: Iterable[int] | np.ndarray) -> np.ndarray:
+        """Rows of some lines.
+
+        Raises:
+            KeyError: a line is not in the corpus.
+        """
+        wanted = np.asarray(lines, np.int64)
+        rows = np.searchsorted(self.lines, wanted)
+        found = rows < len(self)
+        found[found] = self.lines[rows[found]] == wanted[found]
+        if not found.all():
+            raise KeyError(f"line {wanted[~found][0]} is not in {self.folder}")
+        return rows
+
+    def src(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Source ids of some rows: content, no eos."""
+        return self.tokens.lists("src", np.asarray(rows))
+
+    def tgt(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Target ids of some rows: content."""
+        return self.tokens.lists("tgt", np.asarray(rows))
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Content tokens of every source and target, int32 (rows,) each."""
+        return self.tokens.lengths("src"), self.tokens.lengths("tgt")
+
+    def text(self) -> tuple[list[str], list[str]]:
+        """Raw source and target of every row; kept for the splits that are evaluated, not for training."""
+        if "src_text" not in self.tokens.schema.names:
+            raise ValueError(f"{self.folder} keeps no raw text: decode its ids")
+        return self.tokens.strings("src_text"), self.tokens.strings("tgt_text")
+
+
+def write_corpus(
+    folder: Path,
+    pairs: Iterable[tuple[int, str, str]],
+    src_vocabulary: Vocabulary,
+    tgt_vocabulary: Vocabulary,
+    max_length: int | None = None,
+    keep_text: bool = True,
+    label: str = "",
+    total: int | None = None,
+) -> None:
+    """Encode pairs into an existing folder, which `Corpus.open` reads.
+
+    max_length: drop pairs with more content tokens than this on a side; None keeps them.
+    keep_text: write the raw text beside the ids.
+    label, total: what the progress bar says.
+
+    Raises:
+        UserError: no pair is left.
+    """
+    fields = [("line", pa.int64())]
+    for side, vocabulary in (("src", src_vocabulary), ("tgt", tgt_vocabulary)):
+        fields.append((side, pa.list_(pa.from_numpy_dtype(vocabulary.dtype))))
+    if keep_text:
+        fields += [("src_text", pa.string()), ("tgt_text", pa.string())]
+    schema = pa.schema(fields)
+    counts = {"read": 0, "kept": 0, "empty": 0, "over_long": 0}
+    digest = blake2b(digest_size=16)
+    with arrow_writer(folder / "corpus.arrow", schema) as writer:
+        for chunk in chunks(tracked(pairs, label, total), CHUNK):
+            lines, src_texts, tgt_texts = zip(*chunk, strict=True)
+            src, tgt = src_vocabulary.encode(src_texts), tgt_vocabulary.encode(tgt_texts)
+            src_lengths, tgt_lengths = (np.array([len(ids) for ids in side]) for side in (src, tgt))
+            is_empty = np.minimum(src_lengths, tgt_lengths) == 0
+            is_long = ~is_empty & (np.maximum(src_lengths, tgt_lengths) > (max_length or np.inf))
+            kept = np.flatnonzero(~is_empty & ~is_long).tolist()
+            counts["read"] += len(chunk)
+            counts["kept"] += len(kept)
+            counts["empty"] += int(is_empty.sum())
+            counts["over_long"] += int(is_long.sum())
+            if not kept:
+                continue
+            columns = [pa.array([lines[i] for i in kept], pa.int64())]
+            columns.append(token_lists([src[i] for i in kept], src_vocabulary.dtype))
+            columns.append(token_lists([tgt[i] for i in kept], tgt_vocabulary.dtype))
+            digest.update(columns[0].to_numpy())
+            for column in columns[1:]:
+                digest.update(np.diff(column.offsets.to_numpy()))
+                digest.update(column.values.to_numpy())
+            if keep_text:
+                columns.append(pa.array([src_texts[i] for i in kept], pa.string()))
+                columns.append(pa.array([tgt_texts[i] for i in kept], pa.string()))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    what = "{read} pairs read, {empty} empty, {over_long} over-long".format(**counts)
+    if not counts["kept"]:
+        raise UserError(f"{label or folder.name} must have a pair with two non-empty sides; got {what}")
+    log.info("%s: %d pairs kept (%s)", label or folder.name, counts["kept"], what)
+    head = {
+        "fingerprint": digest.hexdigest(),
+        "src_fingerprint": src_vocabulary.fingerprint,
+        "tgt_fingerprint": tgt_vocabulary.fingerprint,
+        "counts": counts,
+    }
+    (folder / "corpus.json").write_text(json.dumps(head, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The stages from raw text to corpora. Nothing is read or written before `run`, except that the raw files
+    are hashed; so `stages()` serves for the plan that a job prints."""
+
+    source: Source
+    root: Path
+    vocabulary: BPE | Words
+    max_length: int
+
+    def __post_init__(self) -> None:
+        whole("data.max_length", self.max_length, 1, unit="content tokens")
+
+    @cached_property
+    def _inputs(self) -> dict[str, str]:
+        return self.source.inputs()
+
+    def stages(self) -> dict[str, Stage]:
+        """By name: "vocabulary", "train", "valid", "test"."""
+        languages = {"src_lang": self.source.src_lang, "tgt_lang": self.source.tgt_lang}
+        vocabulary = Stage(self.root, "vocabulary", self.vocabulary.settings() | languages, self._inputs)
+        stages = {"vocabulary": vocabulary}
+        for split in SPLITS:
+            settings: dict[str, object] = dict(languages)
+            if split == "train":
+                settings["max_length"] = self.max_length
+            stages[split] = Stage(self.root, split, settings, self._inputs | {"vocabulary": vocabulary.key})
+        return stages
+
+    def run(self) -> "Prepared":
+        """Build the stages that are not done, and open them all."""
+        stages = self.stages()
+        stages["vocabulary"].run(self._build_vocabulary)
+        src_vocabulary, tgt_vocabulary = _load_vocabularies(stages["vocabulary"].folder)
+        for split in SPLITS:
+            stages[split].run(
+                lambda folder, split=split: write_corpus(  # type: ignore[misc]
+                    folder,
+                    self.source.pairs(split),
+                    src_vocabulary,
+                    tgt_vocabulary,
+                    max_length=self.max_length if split == "train" else None,
+                    keep_text=split != "train",
+                    label=f"{split} split",
+                    total=None if not sys.stderr.isatty() else self.source.size(split),
+                )
+            )
+        return Prepared(
+            src_vocabulary, tgt_vocabulary, {split: Corpus.open(stages[split].folder) for split in SPLITS}
+        )
+
+    def _build_vocabulary(self, folder: Path) -> None:
+        pairs = ((src, tgt) for _, src, tgt in self.source.pairs("train"))
+        learned = self.vocabulary.learn(pairs, self.source.src_lang, self.source.tgt_lang)
+        for side, vocabulary in zip(("src", "tgt"), learned, strict=True):
+            (folder / side).mkdir()
+            vocabulary.save(folder / side)
+            log.info("%s vocabulary: %d entries", side, len(vocabulary))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a job needs from the raw text: vocabularies (the same object when joint) and corpora by split."""
+
+    src_vocabulary: Vocabulary
+    tgt_vocabulary: Vocabulary
+    corpora: Mapping[str, Corpus]
+
+
+def prepare(source: Source, root: str | Path, vocabulary: BPE | Words, max_length: int) -> Prepared:
+    """From raw text to corpora, doing only what is missing; see `Preparation`."""
+    return Preparation(source, Path(root), vocabulary, max_length).run()
+
+
+def _load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
+    src, tgt = load_vocabulary(folder / "src"), load_vocabulary(folder / "tgt")
+    return (src, src) if src.fingerprint == tgt.fingerprint else (src, tgt)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def tracked(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a bar of progress and remaining time if the standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=Console(stderr=True)) as progress:
+        yield from progress.track(items, total=total, description=label)

@@ -1,0 +1,52 @@
+"""Dropout whose random numbers are cheap on a CPU.
+
+`bernoulli_` draws one random number per element; on a CPU that was a tenth of a whole training step.
+Here one 64-bit draw decides eight elements, one byte each. The rate is therefore rounded to a multiple
+of 1/256 (0.1 becomes 26/256 = 0.1016); the kept elements are scaled by the rounded rate, so the
+expectation is exact. On other devices this is `torch.nn.functional.dropout`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mple import checks
+
+
+def random_bytes(count: int) -> Tensor:
+    """`count` uniform bytes from torch's global CPU generator."""
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.uint8)[:count]
+
+
+class _ByteDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, dropped: int) -> Tensor:  # type: ignore[no-untyped-def, override]
+        keep = random_bytes(x.numel()).ge_(dropped).view(x.shape)  # 0 or 1
+        ctx.save_for_backward(keep)
+        ctx.scale = 256 / (256 - dropped)
+        return x.mul(keep).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        (keep,) = ctx.saved_tensors
+        return grad.mul(keep).mul_(ctx.scale), None
+
+
+class Dropout(nn.Module):
+    """Zero a share `p` of the elements while training and scale up the rest."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        checks.number("dropout", p, 0, 0.99)
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return functional.dropout(x, self.p)
+        return _ByteDropout.apply(x.contiguous(), max(1, round(self.p * 256)))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,55 @@
+"""The non-autoregressive Transformer: every token of the canvas at once.
+
+    encoder_out = model.encode(src_tokens)
+    lengths, _ = model.length.predict(encoder_out)
+    output = model.decode(model.blank(lengths[:, 0]), encoder_out)
+    output.logits                                            # log P(t_i | Z, X) up to a constant, all i
+
+The decoder sees no causal mask: given X and Z its tokens are independent (Eq. 3 of the paper).
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from mple.model.length import LengthPredictor
+from mple.model.transformer import Decoder, Encoder, Size, embeddings
+from mple.types import MASK, PAD, DecoderInput, DecoderOutput, EncoderOutput
+
+
+class NAT(nn.Module):
+    """Encoder, length predictor and a decoder without order.
+
+    Source: Gu et al. (2018) without fertilities; decoder input `<mask>` as in CMLM (Ghazvininejad et al.,
+    2019), which the paper's E.5 counts among the vanilla inputs.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        length: Callable[..., LengthPredictor],
+        src_size: int,
+        tgt_size: int,
+        is_joint: bool,
+    ) -> None:
+        super().__init__()
+        src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
+        self.encoder = Encoder(size, src_embedding)
+        self.decoder = Decoder(size, tgt_embedding)
+        self.length = length(d_model=size.d_model)
+
+    def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
+        return self.encoder(src_tokens)
+
+    def blank(self, lengths: Int[Tensor, "B"]) -> DecoderInput:
+        """A fully masked Z with canvases of `lengths` content tokens."""
+        positions = torch.arange(int(lengths.max()), device=lengths.device)
+        is_canvas = positions < lengths.unsqueeze(1)  # (B, L)
+        tokens = torch.where(is_canvas, MASK, PAD)
+        return DecoderInput(tokens, revealed=torch.zeros_like(is_canvas))
+
+    def decode(self, inputs: DecoderInput, encoder_out: EncoderOutput) -> DecoderOutput:
+        features = self.decoder(inputs.tokens, encoder_out, inputs.latent)
+        return DecoderOutput(features, self.decoder.embedding.tokens.weight)

@@ -1,0 +1,216 @@
+"""The Transformer's parts, shared by the autoregressive teacher and the non-autoregressive student.
+
+Sizes travel as one `Size` (Tables 6 and 10 of the paper are instances of it, in conf/size/).
+Source: Vaswani et al. (2017). Positions are learned, as in the reference NATs; layer normalisation comes
+before each block (`norm: pre`, trains without a long warm-up) or after it (`norm: post`, the paper's).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mple import checks
+from mple.checks import UserError
+from mple.model.attention import Attention
+from mple.model.dropout import Dropout
+from mple.types import PAD, EncoderOutput
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width, depth and regularisation of a Transformer. `max_positions` is the longest sentence it reads."""
+
+    d_model: int = 256
+    d_ff: int = 1024
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    num_heads: int = 4
+    dropout: float = 0.1
+    norm: str = "pre"
+    max_positions: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_ff", "encoder_layers", "decoder_layers", "num_heads", "max_positions"):
+            checks.whole(f"size.{name}", getattr(self, name), 1)
+        checks.number("size.dropout", self.dropout, 0, 0.99)
+        checks.one_of("size.norm", self.norm, ("pre", "post"))
+        if self.d_model % self.num_heads:
+            raise UserError(
+                f"size.d_model must be a multiple of size.num_heads; got {self.d_model} and {self.num_heads}"
+            )
+
+
+class Embedding(nn.Module):
+    """Token embeddings times √d plus learned positions, then dropout."""
+
+    def __init__(self, size: Size, vocabulary_size: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary_size, size.d_model, padding_idx=PAD)
+        self.positions = nn.Embedding(size.max_positions, size.d_model)
+        self.dropout = Dropout(size.dropout)
+        self.scale = math.sqrt(size.d_model)
+        nn.init.normal_(self.tokens.weight, std=size.d_model**-0.5)
+        nn.init.normal_(self.positions.weight, std=size.d_model**-0.5)
+        with torch.no_grad():
+            self.tokens.weight[PAD].zero_()
+
+    def forward(
+        self, tokens: Int[Tensor, "B L"], latent: Float[Tensor, "B L D"] | None = None, start: int = 0
+    ) -> Float[Tensor, "B L D"]:
+        """`latent` is added before the dropout; `start` is the position of the first column."""
+        stop = start + tokens.shape[1]
+        if stop > self.positions.num_embeddings:
+            raise UserError(
+                f"a sentence of {stop} tokens is longer than size.max_positions={self.positions.num_embeddings}"
+            )
+        x = self.tokens(tokens) * self.scale + self.positions.weight[start:stop]
+        return self.dropout(x if latent is None else x + latent)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.inner = nn.Linear(size.d_model, size.d_ff)
+        self.outer = nn.Linear(size.d_ff, size.d_model)
+        for linear in (self.inner, self.outer):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        return self.outer(torch.relu_(self.inner(x)))
+
+
+class Residual(nn.Module):
+    """x + dropout(block(norm(x))) (`pre`) or norm(x + dropout(block(x))) (`post`)."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size.d_model)
+        self.dropout = Dropout(size.dropout)
+        self.is_pre = size.norm == "pre"
+
+    def before(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        return self.norm(x) if self.is_pre else x
+
+    def after(self, x: Float[Tensor, "B L D"], block: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        x = x + self.dropout(block)
+        return x if self.is_pre else self.norm(x)
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.self_attention = Attention(size.d_model, size.num_heads, size.dropout)
+        self.feed_forward = FeedForward(size)
+        self.residuals = nn.ModuleList([Residual(size), Residual(size)])
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], hidden: Bool[Tensor, "B #S S"] | None
+    ) -> Float[Tensor, "B S D"]:
+        attend, transform = self.residuals
+        y = attend.before(x)
+        x = attend.after(x, self.self_attention(y, y, hidden))
+        return transform.after(x, self.feed_forward(transform.before(x)))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.self_attention = Attention(size.d_model, size.num_heads, size.dropout)
+        self.cross_attention = Attention(size.d_model, size.num_heads, size.dropout)
+        self.feed_forward = FeedForward(size)
+        self.residuals = nn.ModuleList([Residual(size) for _ in range(3)])
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        hidden: Bool[Tensor, "B #L L"] | None,
+        encoder_out: EncoderOutput,
+        source_hidden: Bool[Tensor, "B #L S"] | None,
+    ) -> Float[Tensor, "B L D"]:
+        attend, cross, transform = self.residuals
+        y = attend.before(x)
+        x = attend.after(x, self.self_attention(y, y, hidden))
+        x = cross.after(x, self.cross_attention(cross.before(x), encoder_out.states, source_hidden))
+        return transform.after(x, self.feed_forward(transform.before(x)))
+
+    def step(
+        self,
+        x: Float[Tensor, "B 1 D"],
+        cache: tuple[Tensor, Tensor] | None,
+        cross: tuple[Tensor, Tensor],
+        source_hidden: Bool[Tensor, "B 1 S"] | None,
+    ) -> tuple[Float[Tensor, "B 1 D"], tuple[Tensor, Tensor]]:
+        """One position more, given the keys and values of the positions before it (`cache`) and of the
+        source (`cross`); returns the state and the grown cache."""
+        attend, look, transform = self.residuals
+        y = attend.before(x)
+        key, value = self.self_attention.keys_values(y)
+        if cache is not None:
+            key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
+        x = attend.after(x, self.self_attention.attend(y, key, value, None))
+        x = look.after(x, self.cross_attention.attend(look.before(x), *cross, source_hidden))
+        return transform.after(x, self.feed_forward(transform.before(x))), (key, value)
+
+
+def hide_padding(is_pad: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"] | None:
+    """What attention may not see; None when there is no padding, which saves the masking."""
+    return is_pad.unsqueeze(1) if bool(is_pad.any()) else None
+
+
+class Encoder(nn.Module):
+    """X -> states. Padding positions are never attended to, so padding changes no result."""
+
+    def __init__(self, size: Size, embedding: Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.layers = nn.ModuleList([EncoderLayer(size) for _ in range(size.encoder_layers)])
+        self.norm = nn.LayerNorm(size.d_model) if size.norm == "pre" else nn.Identity()
+
+    def forward(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
+        is_pad = src_tokens == PAD
+        hidden = hide_padding(is_pad)
+        x = self.embedding(src_tokens)
+        for layer in self.layers:
+            x = layer(x, hidden)
+        return EncoderOutput(self.norm(x), is_pad)
+
+
+class Decoder(nn.Module):
+    """Layers that read the canvas (or the prefix) and the encoder's states."""
+
+    def __init__(self, size: Size, embedding: Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.layers = nn.ModuleList([DecoderLayer(size) for _ in range(size.decoder_layers)])
+        self.norm = nn.LayerNorm(size.d_model) if size.norm == "pre" else nn.Identity()
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B L"],
+        encoder_out: EncoderOutput,
+        latent: Float[Tensor, "B L D"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "B L D"]:
+        hidden = hide_padding(tokens == PAD)
+        if causal:  # a position sees itself and what is before it, so padding at the right is never seen
+            length = tokens.shape[1]
+            hidden = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1).unsqueeze(0)
+            hidden = hidden.expand(tokens.shape[0], -1, -1)
+        source_hidden = hide_padding(encoder_out.is_pad)
+        x = self.embedding(tokens, latent)
+        for layer in self.layers:
+            x = layer(x, hidden, encoder_out, source_hidden)
+        return self.norm(x)
+
+
+def embeddings(size: Size, src_size: int, tgt_size: int, is_joint: bool) -> tuple[Embedding, Embedding]:
+    """Source and target embeddings. With a joint vocabulary they share the token matrix, and the decoder's
+    projection always is the target matrix (all embeddings shared, as in the paper's En-De setting)."""
+    source, target = Embedding(size, src_size), Embedding(size, tgt_size)
+    if is_joint:
+        source.tokens = target.tokens
+    return source, target

@@ -1,0 +1,189 @@
+"""From raw text to memory-mapped ids: nothing lost, nothing invented, nothing done twice."""
+
+import logging
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mple.checks import UserError
+from mple.data import corpus as corpus_module
+from mple.data.corpus import (
+    ArrowTokens,
+    Corpus,
+    Preparation,
+    arrow_writer,
+    prepare,
+    token_lists,
+    write_corpus,
+)
+from mple.data.grammar import Grammar
+from mple.data.text import GrammarSource, LineFiles
+from mple.data.vocabulary import BPE, Words, WordVocabulary
+from mple.types import PAD
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real corpora in {REAL}")
+WORDS = WordVocabulary("abcdefgh")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A source that holds its pairs, and counts how often it is read."""
+
+    splits: dict[str, list[tuple[str, str]]]
+    reads: list[str]
+    src_lang: str = "x"
+    tgt_lang: str = "y"
+
+    def pairs(self, split: str) -> Iterator[tuple[int, str, str]]:
+        self.reads.append(split)
+        for line, (src, tgt) in enumerate(self.splits[split]):
+            yield line, src, tgt
+
+    def size(self, split: str) -> int:
+        return len(self.splits[split])
+
+    def inputs(self) -> dict[str, str]:
+        return {split: str(pairs) for split, pairs in self.splits.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_arrow_tokens_find_any_row(tmp_path: Path, dtype: type) -> None:
+    random = np.random.default_rng(0)
+    lists = [random.integers(6, 60_000, n).astype(dtype) for n in random.integers(0, 30, 1000)]
+    path = tmp_path / "x.arrow"
+    schema = pa.schema([("line", pa.int64()), ("tgt", pa.list_(pa.from_numpy_dtype(dtype)))])
+    with arrow_writer(path, schema) as writer:
+        for start, end in ((0, 1), (1, 8), (8, 8), (8, 500), (500, 1000)):  # uneven batches, one empty
+            lines = pa.array(range(start, end), pa.int64())
+            tokens = token_lists(lists[start:end], np.dtype(dtype))
+            writer.write_batch(pa.record_batch([lines, tokens], schema=schema))
+    tokens = ArrowTokens(path)
+    assert len(tokens) == 1000
+    assert tokens.lengths("tgt").tolist() == [len(ids) for ids in lists]
+    assert tokens.numbers("line").tolist() == list(range(1000))
+    rows = random.integers(0, 1000, 300)
+    assert all((a == lists[row]).all() for a, row in zip(tokens.lists("tgt", rows), rows, strict=True))
+    padded, lengths = pickle.loads(pickle.dumps(tokens)).padded("tgt", rows)
+    assert padded.shape == (300, max(len(lists[row]) for row in rows))
+    for ids, length, row in zip(padded, lengths, rows, strict=True):
+        assert (ids[:length] == lists[row]).all()
+        assert (ids[length:] == PAD).all()
+    with pytest.raises(IndexError, match="from 0 to 999"):
+        tokens.lists("tgt", np.array([1000]))
+
+
+def test_write_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "CHUNK", 2)
+    texts = ["a b", "", "a", "a b c d", "h z", "a", "e f g"], ["b", "b", "", "a", "a b c", "a b c d", "g"]
+    pairs = [(10 * i, src, tgt) for i, (src, tgt) in enumerate(zip(*texts, strict=True))]
+    write_corpus(tmp_path, pairs, WORDS, WORDS, max_length=3)
+    corpus = Corpus.open(tmp_path)
+    assert corpus.counts == {"read": 7, "kept": 3, "empty": 2, "over_long": 2}
+    assert corpus.lines.tolist() == [0, 40, 60]
+    assert [WORDS.decode(ids) for ids in corpus.src([0, 2])] == ["a b", "e f g"]
+    assert corpus.text() == (["a b", "h z", "e f g"], ["b", "a b c", "g"])  # z is no word, but it is text
+    assert [lengths.tolist() for lengths in corpus.lengths()] == [[2, 2, 3], [1, 3, 1]]
+    assert corpus.rows([60, 0]).tolist() == [2, 0]
+    for absent in (10, 61, -1):
+        with pytest.raises(KeyError, match=f"line {absent} "):
+            corpus.rows([0, absent])
+
+
+def test_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fingerprint(pairs: list[tuple[int, str, str]]) -> str:
+        write_corpus(tmp_path, pairs, WORDS, WORDS)
+        return Corpus.open(tmp_path).fingerprint
+
+    base = fingerprint([(0, "a b", "c"), (1, "d", "e")])
+    assert fingerprint([(0, "a b", "c"), (1, "d", "e"), (2, "", "x")]) == base
+    assert fingerprint([(0, "a", "c"), (1, "b d", "e")]) != base
+    assert fingerprint([(0, "a b", "c"), (2, "d", "e")]) != base
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"valid split must have a pair .*; got 0 pairs read, 0 empty"):
+        write_corpus(tmp_path, [], WORDS, WORDS, label="valid split")
+    with pytest.raises(UserError, match=r"got 2 pairs read, 1 empty, 1 over-long"):
+        write_corpus(tmp_path, [(0, "", "a"), (1, "a b", "a")], WORDS, WORDS, max_length=1)
+    with pytest.raises(UserError, match="must hold a prepared corpus"):
+        Corpus.open(tmp_path)
+
+
+def test_prepare_drops_long_pairs_from_training_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [("a b c", "a b"), ("a", "b"), ("", "b")]
+    source = Lines({split: pairs for split in ("train", "valid", "test")}, [])
+    with caplog.at_level(logging.INFO, logger="mple"):
+        prepared = prepare(source, tmp_path, Words(20), max_length=2)
+    assert [len(prepared.corpora[split]) for split in ("train", "valid", "test")] == [1, 2, 2]
+    assert "train split: 1 pairs kept (3 pairs read, 1 empty, 1 over-long)" in caplog.text
+    assert prepared.corpora["valid"].text() == (["a b c", "a"], ["a b", "b"])
+    with pytest.raises(ValueError, match="keeps no raw text"):
+        prepared.corpora["train"].text()
+
+
+def test_prepare_does_only_what_is_missing(tmp_path: Path) -> None:
+    splits = {split: [("a b c", "a b"), ("a", "b")] for split in ("train", "valid", "test")}
+    source = Lines(splits, [])
+    first = prepare(source, tmp_path, Words(20), max_length=2)
+    assert source.reads == ["train", "train", "valid", "test"]  # vocabulary, corpora
+    prepare(source, tmp_path, Words(20), max_length=2)
+    assert len(source.reads) == 4
+    other = prepare(source, tmp_path, Words(20), max_length=3)  # concerns the training corpus alone
+    assert source.reads[4:] == ["train"]
+    assert [len(first.corpora["train"]), len(other.corpora["train"])] == [1, 2]
+    preparation = Preparation(source, tmp_path, Words(19), 3)
+    assert not any(stage.is_done() for stage in preparation.stages().values())
+    assert len(source.reads) == 5  # a plan reads nothing
+
+
+def test_killed_preparation_is_continued(tmp_path: Path) -> None:
+    source = Lines({split: [("a b", "b")] * 5 for split in ("train", "valid", "test")}, [])
+    good = source.splits["valid"]
+    source.splits["valid"] = None  # type: ignore[assignment]
+
+    class Broken(Lines):
+        def inputs(self) -> dict[str, str]:
+            return {"same": "always"}
+
+    broken = Broken(source.splits, [])
+    with pytest.raises(TypeError):
+        prepare(broken, tmp_path, Words(20), max_length=5)
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["train", "vocabulary"]
+    broken.splits["valid"] = good
+    prepared = prepare(broken, tmp_path, Words(20), max_length=5)
+    assert broken.reads == ["train", "train", "valid", "valid", "test"]
+    assert len(prepared.corpora["valid"]) == 5
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_joint_or_separate(tmp_path: Path, joint: bool) -> None:
+    source = GrammarSource(Grammar(), train=300, valid=20, test=20)
+    prepared = prepare(source, tmp_path, BPE(120, joint=joint), max_length=50)
+    assert (prepared.src_vocabulary is prepared.tgt_vocabulary) == joint
+    corpus = prepared.corpora["train"]
+    pairs = list(source.pairs("train"))
+    assert prepared.src_vocabulary.decode_all(corpus.src(range(300))) == [src for _, src, _ in pairs]
+    assert prepared.tgt_vocabulary.decode_all(corpus.tgt(range(300))) == [tgt for _, _, tgt in pairs]
+
+
+@pytest.mark.real
+@needs_real
+def test_multi30k(tmp_path: Path) -> None:
+    source = LineFiles(str(REAL / "multi30k"), "de", "en", valid="val", test="test_2016_flickr")
+    prepared = prepare(source, tmp_path, BPE(8000), max_length=100)
+    assert {split: len(corpus) for split, corpus in prepared.corpora.items()} == {
+        "train": 29_000,
+        "valid": 1014,
+        "test": 1000,
+    }
+    corpus = prepared.corpora["train"]
+    expected = [tgt for _, _, tgt in source.pairs("train")]
+    assert prepared.tgt_vocabulary.decode_all(corpus.tgt(np.arange(len(corpus)))) == expected

@@ -1,0 +1,221 @@
+"""Sentence BLEU against sacreBLEU itself, pair by pair; corpus BLEU, its two names and its signatures."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import sacrebleu
+import sacremoses
+from sacrebleu.metrics import BLEU
+
+from mple import bleu
+from mple.bleu import (
+    BleuScorer,
+    corpus_bleu,
+    multi_reference_bleu,
+    pairwise_bleu,
+    sentence_bleu,
+    sentence_signature,
+)
+from mple.checks import UserError
+
+WORDS = ["a", "b", "c", "d", "the", "house", "3.14", "isn't", "(x)", "e.g.,", "&quot;", "ö", "-", "7-8", "."]
+
+
+def random_sentences(count: int, seed: int, longest: int = 14, words: Sequence[str] = WORDS) -> list[str]:
+    """Few words, so that n-grams match and repeat; every tenth sentence or so is empty or one word."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(words, k=max(0, rng.randint(-1, longest)))) for _ in range(count)]
+
+
+def noisy(sentences: Sequence[str], seed: int) -> list[str]:
+    """The same sentences with words lost, replaced and repeated: 4-grams match too."""
+    rng = random.Random(seed)
+    edit = [lambda w: [w]] * 8 + [lambda w: [], lambda w: [w, w], lambda w: [rng.choice(WORDS)]]
+    return [" ".join(out for w in s.split() for out in rng.choice(edit)(w)) for s in sentences]
+
+
+def sacrebleu_score(hypothesis: str, references: Sequence[str], tokenize: str) -> float:
+    metric = BLEU(effective_order=True, smooth_method="exp", tokenize=tokenize)
+    return metric.sentence_score(hypothesis, list(references)).score
+
+
+@pytest.mark.parametrize("tokenize", ["none", "13a"])
+def test_sentence_bleu_is_sacrebleu_s(tokenize: str) -> None:
+    references = random_sentences(1500, seed=1) + [
+        " ".join(s.split() * 3) for s in random_sentences(500, seed=2)
+    ]
+    hypotheses = noisy(references, seed=3)[:1700] + random_sentences(300, seed=4)
+    got = sentence_bleu(hypotheses, references, tokenize)
+    expected = [sacrebleu_score(h, [r], tokenize) for h, r in zip(hypotheses, references, strict=True)]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+    assert 0 in got
+    assert got.max() > 99
+    assert len(np.unique(got)) > 500  # not a comparison of constants
+
+
+@pytest.mark.parametrize("tokenize", ["char", "zh"])
+def test_chinese_tokenisers_are_sacrebleu_s(tokenize: str) -> None:
+    words = ["我们", "的", "房子", "。", "3.", "AI", "（", "ok", " "]
+    references = random_sentences(200, seed=5, words=words)
+    hypotheses = random_sentences(200, seed=6, words=words)
+    got = sentence_bleu(hypotheses, references, tokenize)
+    expected = [sacrebleu_score(h, [r], tokenize) for h, r in zip(hypotheses, references, strict=True)]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def test_13a_is_sacrebleu_s_on_any_characters() -> None:
+    """Words are tokenised one by one here, sentences at a time there."""
+    rng = random.Random(7)
+    characters = "ab1.,-&;'\"()[]{}<>/:!? \t\u00a0\u3000é中~`_^@#%*+=|\\"
+    pieces = [*characters, "&quot;", "&amp;", "<skipped>", "-\n", "\n"]
+    split, tokenise = bleu._splitter("13a"), BLEU(tokenize="13a").tokenizer
+    for _ in range(20_000):
+        sentence = "".join(rng.choices(pieces, k=rng.randint(0, 14)))
+        assert split(sentence) == tokenise(sentence.rstrip()).split(), repr(sentence)
+
+
+def test_multi_reference_bleu_is_sacrebleu_s() -> None:
+    rng = random.Random(8)
+    base = random_sentences(1000, seed=9)
+    copies = [noisy(base, seed=s) for s in range(10, 14)]
+    references = [[c[b] for c in copies[: rng.randint(1, 4)]] for b in range(len(base))]
+    got = multi_reference_bleu(base, references, "none")
+    expected = [sacrebleu_score(h, r, "none") for h, r in zip(base, references, strict=True)]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def test_a_tie_of_reference_lengths_takes_the_shorter() -> None:
+    hypothesis, references = "a b c", ["a b c d e", "a"]  # two words away, both
+    for order in (references, references[::-1]):
+        expected = sacrebleu_score(hypothesis, order, "none")
+        assert multi_reference_bleu([hypothesis], [order], "none")[0] == pytest.approx(expected, abs=1e-9)
+    assert expected == pytest.approx(100, abs=1e-9)  # the shorter: no brevity penalty
+
+
+def test_pairwise_bleu_names_reference_first_hypothesis_second() -> None:
+    n, names = 300, 4
+    candidates = [noisy(random_sentences(n, seed=20), seed=20 + k) for k in range(names)]
+    scores = pairwise_bleu(candidates, "none")
+    assert scores.shape == (n, names, names)
+    assert scores.dtype == np.float32
+    for i in range(names):
+        for k in range(names):
+            expected = [sacrebleu_score(candidates[k][b], [candidates[i][b]], "none") for b in range(n)]
+            np.testing.assert_allclose(scores[:, i, k], expected, rtol=0, atol=1e-5)
+    assert not np.allclose(scores, scores.transpose(0, 2, 1))
+    is_empty = np.array([[not lines[b] for lines in candidates] for b in range(n)])
+    diagonal = np.diagonal(scores, axis1=1, axis2=2)
+    assert is_empty.any()
+    assert (diagonal == np.where(is_empty, 0, 100)).all()
+
+
+def test_pairwise_bleu_by_hand() -> None:
+    """Γ_0 "a b c", Γ_1 "a b": as a hypothesis the shorter is precise but pays for brevity."""
+    scores = pairwise_bleu([["a b c"], ["a b"]], "none")[0]
+    assert scores[0, 1] == pytest.approx(100 * np.exp(1 - 3 / 2), abs=1e-4)
+    precisions = 2 / 3, 1 / 2, 1 / (2 * 1)  # the third order has no match: half a count
+    assert scores[1, 0] == pytest.approx(100 * np.prod(precisions) ** (1 / 3), abs=1e-4)
+
+
+def test_a_line_s_scores_do_not_depend_on_the_other_lines() -> None:
+    candidates = [random_sentences(bleu._BLOCK + 50, seed=s, longest=6) for s in (30, 31, 32)]
+    whole = pairwise_bleu(candidates, "none")
+    parts = [pairwise_bleu([c[s : s + 1000] for c in candidates], "none") for s in range(0, len(whole), 1000)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    hypotheses, references = candidates[:2]
+    np.testing.assert_allclose(sentence_bleu(hypotheses, references, "none"), whole[:, 1, 0], atol=1e-5)
+
+
+def test_no_lines_give_no_scores() -> None:
+    assert pairwise_bleu([[], []]).shape == (0, 2, 2)
+    assert sentence_bleu([], []).shape == (0,)
+
+
+def test_many_different_words_are_exact_up_to_the_limit() -> None:
+    words = [f"w{i}" for i in range(bleu.MAX_DISTINCT_WORDS)]
+    line = " ".join(words)
+    scores = pairwise_bleu([[line], [" ".join(words[::-1])]], "none")[0]
+    assert scores[0, 0] == 100
+    assert scores[0, 1] == pytest.approx(sacrebleu_score(line, [" ".join(words[::-1])], "none"), abs=1e-5)
+    with pytest.raises(UserError, match="at most 65535 different words; got 65536"):
+        pairwise_bleu([[line], ["another"]], "none")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = pairwise_bleu([["a b c d"], ["a b d"]])
+    njit = numba.njit
+
+    def refuse(*args: Any, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*args, **options)
+
+    monkeypatch.setattr(numba, "njit", refuse)
+    bleu._compiled.cache_clear()
+    assert np.array_equal(pairwise_bleu([["a b c d"], ["a b d"]]), expected)
+    bleu._compiled.cache_clear()
+
+
+def test_sentence_signature_says_what_is_computed() -> None:
+    version = sacrebleu.__version__
+    assert sentence_signature() == f"nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:{version}"
+    assert "nrefs:3|" in sentence_signature("zh", references=3)
+
+
+def test_corpus_bleu_has_two_values_under_two_names() -> None:
+    references = ["Das ist z.B. ein Haus-Boot.", "Er geht (heute) nicht!", "Wir haben 3,5 Millionen."]
+    hypotheses = ["Das ist z.B. ein Boot.", "Er geht nicht (heute)!", "Wir haben 3,5 Millionen."]
+    result = corpus_bleu(hypotheses, references, "de")
+    assert result["sacrebleu"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
+
+    moses = sacremoses.MosesTokenizer(lang="de")
+    tokenised = [
+        [moses.tokenize(line, return_str=True) for line in side] for side in (hypotheses, references)
+    ]
+    expected = sacrebleu.corpus_bleu(tokenised[0], [tokenised[1]], tokenize="none", force=True).score
+    assert result["tokenised_bleu"] == pytest.approx(expected, abs=1e-9)
+    assert result["tokenised_bleu"] != pytest.approx(result["sacrebleu"], abs=0.1)
+    assert "tok:13a" in str(result["sacrebleu_signature"])
+    assert f"tok:moses-de-sacremoses-{sacremoses.__version__}" in str(result["tokenised_bleu_signature"])
+
+
+def test_a_chinese_target_is_split_into_characters() -> None:
+    references, hypotheses = ["我们的房子很大。", "他有3本书"], ["我们的房子大。", "他有3本新书"]
+    scorer = BleuScorer(references, "zh-CN")
+    expected = {
+        "sacrebleu": sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh").score,
+        "tokenised_bleu": sacrebleu.corpus_bleu(hypotheses, [references], tokenize="char").score,
+    }
+    assert scorer.score(hypotheses) == expected
+    assert "tok:zh" in scorer.signatures["sacrebleu"]
+    assert "tok:char" in scorer.signatures["tokenised_bleu"]
+
+
+def test_a_scorer_gives_the_same_score_again() -> None:
+    references = random_sentences(50, seed=40)
+    scorer = BleuScorer(references, "en")
+    first = scorer.score(noisy(references, seed=41))
+    assert scorer.score([""] * 50) == {"sacrebleu": 0.0, "tokenised_bleu": 0.0}
+    assert scorer.score(noisy(references, seed=41)) == first
+    assert scorer.score(references) == pytest.approx({"sacrebleu": 100.0, "tokenised_bleu": 100.0})
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match=r"candidate 1 must have .* 2 lines in all; got 1 lines"):
+        pairwise_bleu([["a", "b"], ["a"]])
+    with pytest.raises(UserError, match="candidates must be at least one list"):
+        pairwise_bleu([])
+    with pytest.raises(UserError, match="tokenize must be one of 13a, char, none, zh; got 'moses'"):
+        pairwise_bleu([["a"]], tokenize="moses")
+    with pytest.raises(UserError, match="references must have"):
+        sentence_bleu(["a"], ["a", "b"])
+    with pytest.raises(UserError, match="references of line 2 must be at least one"):
+        multi_reference_bleu(["a", "b"], [["a"], []])
+    with pytest.raises(UserError, match="hypotheses must have"):
+        BleuScorer(["a"], "de").score([])
+    with pytest.raises(UserError, match="references must be at least one sentence"):
+        BleuScorer([], "de")
