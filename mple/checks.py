@@ -1,5 +1,6 @@
 """One sentence per mistake: the value's name, what is accepted, and what came instead."""
 
+import math
 from collections.abc import Collection
 
 
@@ -7,11 +8,11 @@ class UserError(ValueError):
     """A mistake in what the user gave (a setting, a file). Shown as one line, without a stack trace."""
 
 
-def number(name: str, value: object, low: float | int, high: float | int = float("inf"), unit: str = "") -> None:
+def number(name: str, value: object, low: float | int, high: float | int = math.inf, unit: str = "") -> None:
     """Refuse anything but a number in [low, high]."""
-    accepted = f"a number of at least {low:g}" if high == float("inf") else f"a number from {low:g} to {high:g}"
+    accepted = f"a number of at least {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
     unit = f" ({unit})" if unit else ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise UserError(f"{name}{unit} must be {accepted}; got {value!r}")
 
 

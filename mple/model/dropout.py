@@ -21,14 +21,14 @@ def random_bytes(count: int) -> Tensor:
 
 class _ByteDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, dropped: int) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, dropped: int) -> Tensor:  # type: ignore[no-untyped-def]
         keep = random_bytes(x.numel()).ge_(dropped).view(x.shape)  # 0 or 1
         ctx.save_for_backward(keep)
         ctx.scale = 256 / (256 - dropped)
         return x.mul(keep).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (keep,) = ctx.saved_tensors
         return grad.mul(keep).mul_(ctx.scale), None
 

@@ -64,7 +64,8 @@ class Embedding(nn.Module):
         stop = start + tokens.shape[1]
         if stop > self.positions.num_embeddings:
             raise UserError(
-                f"a sentence of {stop} tokens is longer than size.max_positions={self.positions.num_embeddings}"
+                f"a sentence of {stop} tokens is longer than size.max_positions="
+                f"{self.positions.num_embeddings}"
             )
         x = self.tokens(tokens) * self.scale + self.positions.weight[start:stop]
         return self.dropout(x if latent is None else x + latent)
@@ -105,15 +106,15 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attention = Attention(size.d_model, size.num_heads, size.dropout)
         self.feed_forward = FeedForward(size)
-        self.residuals = nn.ModuleList([Residual(size), Residual(size)])
+        self.attend = Residual(size)
+        self.transform = Residual(size)
 
     def forward(
         self, x: Float[Tensor, "B S D"], hidden: Bool[Tensor, "B #S S"] | None
     ) -> Float[Tensor, "B S D"]:
-        attend, transform = self.residuals
-        y = attend.before(x)
-        x = attend.after(x, self.self_attention(y, y, hidden))
-        return transform.after(x, self.feed_forward(transform.before(x)))
+        y = self.attend.before(x)
+        x = self.attend.after(x, self.self_attention(y, y, hidden))
+        return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -122,7 +123,9 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(size.d_model, size.num_heads, size.dropout)
         self.cross_attention = Attention(size.d_model, size.num_heads, size.dropout)
         self.feed_forward = FeedForward(size)
-        self.residuals = nn.ModuleList([Residual(size) for _ in range(3)])
+        self.attend = Residual(size)
+        self.look = Residual(size)
+        self.transform = Residual(size)
 
     def forward(
         self,
@@ -131,11 +134,10 @@ class DecoderLayer(nn.Module):
         encoder_out: EncoderOutput,
         source_hidden: Bool[Tensor, "B #L S"] | None,
     ) -> Float[Tensor, "B L D"]:
-        attend, cross, transform = self.residuals
-        y = attend.before(x)
-        x = attend.after(x, self.self_attention(y, y, hidden))
-        x = cross.after(x, self.cross_attention(cross.before(x), encoder_out.states, source_hidden))
-        return transform.after(x, self.feed_forward(transform.before(x)))
+        y = self.attend.before(x)
+        x = self.attend.after(x, self.self_attention(y, y, hidden))
+        x = self.look.after(x, self.cross_attention(self.look.before(x), encoder_out.states, source_hidden))
+        return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
     def step(
         self,
@@ -146,14 +148,13 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B 1 D"], tuple[Tensor, Tensor]]:
         """One position more, given the keys and values of the positions before it (`cache`) and of the
         source (`cross`); returns the state and the grown cache."""
-        attend, look, transform = self.residuals
-        y = attend.before(x)
+        y = self.attend.before(x)
         key, value = self.self_attention.keys_values(y)
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
-        x = attend.after(x, self.self_attention.attend(y, key, value, None))
-        x = look.after(x, self.cross_attention.attend(look.before(x), *cross, source_hidden))
-        return transform.after(x, self.feed_forward(transform.before(x))), (key, value)
+        x = self.attend.after(x, self.self_attention.attend(y, key, value, None))
+        x = self.look.after(x, self.cross_attention.attend(self.look.before(x), *cross, source_hidden))
+        return self.transform.after(x, self.feed_forward(self.transform.before(x))), (key, value)
 
 
 def hide_padding(is_pad: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"] | None:

@@ -1,0 +1,29 @@
+"""Proxy targets T: what the model is trained to say instead of Y.
+
+A proxy target is called as `proxy_target(batch, snapshot)` and returns a `Target`. It never changes its
+inputs, takes no gradient, and asks the snapshot only if T depends on the model. One file each.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mple.snapshot import Snapshot
+from mple.types import PAD, Batch, Target
+
+
+@runtime_checkable
+class ProxyTarget(Protocol):
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the target candidates that batches must carry ("raw" or teachers); () for none."""
+
+    def __call__(self, batch: Batch, snapshot: Snapshot) -> Target: ...
+
+
+def laid_out(tokens: Int[Tensor, "B T"]) -> Target:
+    """A sentence laid on a canvas of its own length, every token counted."""
+    is_content = tokens != PAD
+    width = int(is_content.sum(1).max())
+    return Target(tokens[:, :width], is_content[:, :width], reference=tokens)

@@ -1,0 +1,58 @@
+# `make` alone lists the targets. Every target that needs the environment makes it first.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo table test test-slow test-real lint types check clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+# The interpreter that makes the environment: the first supported one, or `make setup PYTHON=/path/to/python`.
+PYTHON ?= $(or $(shell for python in python3 python3.11 python3.12; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done),python3)
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make the environment in .venv with the pinned versions (PYTHON=... picks the interpreter)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "Python 3.11 or 3.12 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1 | tail -n 1)." \
+			"Name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps -e .
+	@touch $@
+
+demo: setup ## Run the main job on the embedded grammar data (meant for 10 minutes on 2 CPU cores), show the table
+	$(BIN)/python train.py +experiment=glat_dynkd
+	$(BIN)/python -m experiments.collect
+
+table: setup ## Gather all finished runs into one table
+	$(BIN)/python -m experiments.collect
+
+test: setup ## Run the test suite, without slow and GPU tests
+	$(PYTEST) -n 2 -m "not slow and not gpu"
+
+test-slow: setup ## Run the tests that take minutes
+	$(PYTEST) -n 2 -m "slow and not gpu" --timeout 1800
+
+test-real: setup ## Run the tests on real corpora (skipped where the corpora are absent)
+	$(PYTEST) -n 2 -m "real and not gpu" --timeout 1800 -rs
+
+lint: setup ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## Check types
+	$(BIN)/mypy
+
+check: lint types ## Run lint and types
+
+clean: ## Remove caches; never outputs/ and never the environment
+	find . \( -path ./$(VENV) -o -path ./outputs -o -path ./.git \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

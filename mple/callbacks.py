@@ -1,0 +1,154 @@
+"""What watches a training run: checkpoints that survive a kill at any moment, and progress with time left."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mple import checks
+from mple.data.stage import disk_may_fill
+
+
+def write_whole(value: object, path: Path) -> None:
+    """`torch.save` that leaves the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with disk_may_fill(path):
+        try:
+            torch.save(value, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Checkpoints(pl.Callback):
+    """After each validation: the weights if among the `keep` best, and `last.ckpt` to resume from.
+
+    `last.ckpt` is written last and renamed into place, so it never speaks of something that is not there;
+    what a killed run did after it is done again, with the same result. Ties in `monitor` go to the later one.
+    """
+
+    def __init__(self, folder: Path, monitor: str, keep: int = 5) -> None:
+        checks.whole("average_best", keep, 1, "checkpoints")
+        self.folder, self.monitor, self.keep = Path(folder), monitor, keep
+        self.best: list[tuple[float, int]] = []  # (value, update), best first
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    def path(self, update: int) -> Path:
+        return self.folder / "best" / f"update{update:08d}.pt"
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        results: dict[str, float] = module.results  # type: ignore[assignment]
+        update, value = trainer.global_step, results[self.monitor]
+        entries = sorted([*self.best, (value, update)], reverse=True)
+        self.best, dropped = entries[: self.keep], entries[self.keep :]
+        if trainer.is_global_zero and (value, update) in self.best:
+            self.path(update).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(module.state_dict(), self.path(update))
+        self._save_last(trainer)
+        if trainer.is_global_zero:
+            for _, old in dropped:
+                self.path(old).unlink(missing_ok=True)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        temporary = self.folder / ".last.ckpt.partial"
+        with disk_may_fill(self.last):
+            trainer.save_checkpoint(temporary)  # all processes take part, one writes
+            if trainer.is_global_zero:
+                os.replace(temporary, self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": [list(entry) for entry in self.best]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = [(float(value), int(update)) for value, update in state["best"]]
+
+    def average(self) -> dict[str, torch.Tensor]:
+        """The mean of the best checkpoints, in float32; what is not floating point comes from the best one.
+
+        Source: App. G of the paper (best 5 by validation BLEU).
+        """
+        states = [
+            torch.load(self.path(update), map_location="cpu", weights_only=True) for _, update in self.best
+        ]
+        return average_states(states)
+
+
+def average_states(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Arithmetic mean of floating-point entries, in float32; other entries come from the first."""
+    return {
+        key: torch.stack([state[key].float() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for key, value in states[0].items()
+    }
+
+
+class ShowProgress(pl.Callback):
+    """A bar with the time left on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, label: str, total: int, every_seconds: float = 30.0) -> None:
+        self.label, self.total, self.every_seconds = label, total, every_seconds
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._said = self._began = time.monotonic()
+        self._start = 0
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._start, self._began = trainer.global_step, time.monotonic()
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"), console=self._console
+            )
+            self._bar.add_task(self.label, total=self.total, completed=self._start, metrics="")
+            self._bar.start()
+
+    @rank_zero_only
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        done = trainer.global_step
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, metrics=self._metrics(module))
+        elif time.monotonic() - self._said > self.every_seconds:
+            self._said = time.monotonic()
+            left = (self._said - self._began) / max(done - self._start, 1) * (self.total - done)
+            self._console.print(
+                f"{self.label}: {done}/{self.total} updates, {left / 60:.1f} min left, "
+                f"{self._metrics(module)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, error: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _metrics(self, module: pl.LightningModule) -> str:
+        results: dict[str, float] = module.results  # type: ignore[assignment]
+        shown = {
+            "loss": ("train/nats", ".3f"),
+            "valid BLEU": ("valid/tokenised_bleu", ".2f"),
+            "tokens/s": ("speed/tokens_per_second", ",.0f"),
+        }
+        return " ".join(
+            f"{name} {results[key]:{form}}" for name, (key, form) in shown.items() if key in results
+        )

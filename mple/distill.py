@@ -1,0 +1,51 @@
+"""Distillation: a teacher's beam search over a corpus, in parts, so that an interrupted one continues."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mple.data.candidates import DistilledWriter
+from mple.data.corpus import tracked
+from mple.data.datamodule import TranslationData
+from mple.decoding.beam import Beam
+from mple.model.autoregressive import Autoregressive
+from mple.types import PAD
+
+
+def distill(
+    model: Autoregressive,
+    data: TranslationData,
+    split: str,
+    folder: Path,
+    teacher: str,
+    decoding: Beam,
+    max_tokens: int,
+    precision: torch.dtype,
+    part_size: int = 4096,
+) -> float | None:
+    """Write the teacher's target of every sentence of a split into `folder`.
+
+    Returns sentences per second, or None when all was there already. Each sentence's target is a function of
+    the sentence and the teacher alone, whatever batch it was decoded in (up to rounding in bf16).
+    """
+    writer = DistilledWriter(folder, data.corpus(split), teacher, part_size)
+    if writer.is_finished():
+        return None
+    device = next(model.parameters()).device
+    model.eval()
+    began, sentences = time.perf_counter(), 0
+    for part in tracked(writer.missing(), f"distilling {split} with {teacher}, parts of {part_size}"):
+        rows = writer.rows(part)
+        targets: dict[int, np.ndarray] = {}
+        for batch in data.batches(split, rows, max_tokens=max_tokens):
+            with torch.inference_mode(), torch.autocast(device.type, precision, precision != torch.float32):
+                found = decoding(model, batch.src_tokens.to(device))
+            for line, ids in zip(batch.ids.tolist(), found.tokens.cpu().numpy(), strict=True):
+                targets[line] = ids[ids != PAD]
+        lines = data.corpus(split).lines[rows]
+        writer.write(part, [targets[int(line)] for line in lines])
+        sentences += len(rows)
+    writer.finish()
+    return sentences / (time.perf_counter() - began)

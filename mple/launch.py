@@ -1,0 +1,418 @@
+"""The door: the only module that sees a configuration. It makes objects of it and runs the stages.
+
+plan        what exists already, what will run (printed first)
+data        raw text -> vocabulary -> Arrow corpora
+teachers    each a run of its own (experiment `at`), distilled over train and valid
+train       resumes from last.ckpt by itself; a finished run does nothing
+test        with the mean of the best checkpoints; metrics.json and one table
+"""
+
+import functools
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from mple import checks
+from mple.callbacks import Checkpoints, ShowProgress, write_whole
+from mple.checks import UserError
+from mple.data.datamodule import TranslationData
+from mple.distill import distill
+from mple.estimator.text import TextScore
+from mple.model.transformer import Size
+from mple.modules.update import UpdateModule
+from mple.run import Run, provenance, write_text
+
+log = logging.getLogger(__name__)
+console = Console(highlight=False, soft_wrap=True)
+
+TEACHERS = ("tiny", "small", "base", "big")
+_PASSED_ON = ("data", "budget", "sizes", "teacher_updates", "optimizer", "trainer", "logger", "outputs")
+"""Overrides that a student's command hands on to the commands of its teachers."""
+
+
+def hardware_has_bf16() -> bool:
+    """True where bf16 is computed by units of its own, so that autocast to it is faster than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def precision_of(name: str) -> str:
+    checks.one_of("trainer.precision", name, ("auto", "32-true", "bf16-mixed", "16-mixed"))
+    if name != "auto":
+        return name
+    return "bf16-mixed" if hardware_has_bf16() else "32-true"
+
+
+class Job:
+    """One configuration made into objects. Nothing is read or written before `execute`."""
+
+    def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
+        self.cfg = cfg
+        self.overrides = overrides
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(plain, dict)
+        self.plain: dict[str, Any] = {str(k): v for k, v in plain.items()}
+        checks.one_of("size", cfg.size, list(cfg.sizes))
+        for name in ("updates", "valid_every", "log_every"):
+            checks.whole(name, cfg[name], 1, "updates")
+        if cfg.valid_every % cfg.log_every or cfg.valid_every > cfg.updates:
+            raise UserError(
+                "valid_every must be a multiple of log_every and at most updates; "
+                f"got {cfg.valid_every}, {cfg.log_every} and {cfg.updates}"
+            )
+        self.run = Run.of(self.plain, Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
+        self.is_student = "proxy" in instantiate_parameters(cfg.module)
+        make = functools.partial(instantiate, _convert_="all")
+        self.size = Size(**self.plain["sizes"][cfg.size])
+        self.optimizer = make(cfg.optimizer)
+        self.objective = make(cfg.objective)
+        self.decoding = make(cfg.decoding)
+        self.precision = precision_of(cfg.trainer.precision)
+        self.source = make(cfg.data.source)
+        self.vocabulary = make(cfg.data.vocabulary)
+        self.proxy = (
+            make(cfg.proxy)(target=make(cfg.proxy_target), input=make(cfg.proxy_input))
+            if self.is_student
+            else None
+        )
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return self.proxy.candidates if self.proxy is not None else ()
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python train.py", *self.overrides])
+
+    def teachers(self) -> dict[str, "Job"]:
+        """The jobs whose models distil this one's candidates."""
+        names = [name for name in self.candidates if name != "raw"]
+        for name in names:
+            checks.one_of("a teacher of proxy_target", name, TEACHERS)
+        own = [o for o in self.overrides if o.lstrip("+~").split("=")[0].split(".")[0] in _PASSED_ON]
+        jobs = {}
+        for name in names:
+            overrides = ["+experiment=at", f"size={name}", f"seed={self.cfg.teacher_seed}", *own]
+            jobs[name] = Job(hydra.compose("train", overrides), overrides)
+        return jobs
+
+    def data(self, seed: int, candidates: tuple[str, ...] = (), distilled: Any = None) -> TranslationData:
+        cfg = self.cfg
+        return TranslationData(
+            source=self.source,
+            root=Path(cfg.outputs) / "data" / cfg.data.name,
+            vocabulary=self.vocabulary,
+            max_length=cfg.data.max_length,
+            max_tokens=cfg.max_tokens,
+            accumulate=cfg.accumulate,
+            seed=seed,
+            candidates=candidates,
+            distilled=distilled,
+            tokenize=cfg.data.tokenize,
+            num_workers=cfg.trainer.num_workers,
+        )
+
+    def distilled_folder(self) -> Path:
+        return self.run.folder / "distilled"
+
+    # --- the plan -------------------------------------------------------------------------------------
+
+    def plan(self) -> list[tuple[str, bool, str]]:
+        """(stage, whether it is done, the command that makes it) in the order of execution."""
+        rows: list[tuple[str, bool, str]] = []
+        stages = self.data(0).preparation.stages()
+        rows += [(f"data: {name}", stage.is_done(), "") for name, stage in stages.items()]
+        for name, job in self.teachers().items():
+            rows.append((f"teacher: {name}", job.run.is_finished(), job.command))
+            done = all((job.distilled_folder() / s / "distilled.json").exists() for s in ("train", "valid"))
+            rows.append((f"distilled: {name}", done, ""))
+        rows.append((f"train and test: {self.run.experiment}", self.run.is_finished(), self.command))
+        return rows
+
+    def show_plan(self) -> None:
+        table = Table(title=str(self.run.folder), title_justify="left")
+        for heading in ("stage", "state", "command"):
+            table.add_column(heading, overflow="fold")
+        for stage, done, command in self.plan():
+            state = "done" if done else "to do"
+            if not done and stage.startswith("train") and self.run.last.exists():
+                state = "resumes"
+            table.add_row(stage, state, command)
+        console.print(table)
+
+    # --- execution ------------------------------------------------------------------------------------
+
+    def execute(self) -> dict[str, Any]:
+        """Do what is missing; returns the run's metrics."""
+        if self.run.is_finished():
+            console.print(f"finished already: {self.run.folder}")
+            return self.run.metrics()
+        self.show_plan()
+        teachers = self.teachers()
+        for name, job in teachers.items():
+            job.execute_teacher(name)
+        data = self.data(
+            self.cfg.seed, self.candidates, {n: job.distilled_folder() for n, job in teachers.items()}
+        )
+        data.setup()
+        metrics = self.fit_and_test(data)
+        self.show_result(metrics, teachers)
+        return metrics
+
+    def execute_teacher(self, name: str) -> None:
+        """Train this AT unless it is there, then distil what is missing."""
+        if not self.run.is_finished():
+            console.print(f"teacher {name}: {self.command}")
+            data = self.data(self.cfg.seed)
+            data.setup()
+            self.fit_and_test(data)
+        splits = [
+            s for s in ("train", "valid") if not (self.distilled_folder() / s / "distilled.json").exists()
+        ]
+        if not splits:
+            return
+        data = self.data(0)
+        data.setup()
+        module = self.module(data)
+        module.load_state_dict(
+            torch.load(self.run.folder / "averaged.pt", map_location="cpu", weights_only=True)
+        )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
+        for split in splits:
+            folder = self.distilled_folder() / split
+            rate = distill(
+                module.model.to(device),  # type: ignore[arg-type]
+                data,
+                split,
+                folder,
+                name,
+                self.decoding,
+                self.cfg.max_tokens,
+                dtype,
+            )
+            if rate is not None:
+                console.print(f"distilled {split} with {name}: {rate:,.0f} sentences per second")
+
+    def module(self, data: TranslationData) -> UpdateModule:
+        """The LightningModule, its weights a function of the seed."""
+        pl.seed_everything(self.cfg.seed, verbose=False)
+        src, tgt = data.src_vocabulary, data.tgt_vocabulary
+        model = instantiate(self.cfg.module.model, _convert_="all")(
+            size=self.size, src_size=len(src), tgt_size=len(tgt), is_joint=src is tgt
+        )
+        parts: dict[str, Any] = {"model": model, "objective": self.objective, "decoding": self.decoding}
+        parts |= {"optimizer": self.optimizer, "seed": self.cfg.seed, "log_every": self.cfg.log_every}
+        parts["score"] = TextScore(self.source.tgt_lang, getattr(self.source, "grammar", None))
+        if self.is_student:
+            parts |= {"proxy": self.proxy, "updates": self.cfg.updates}
+        node = OmegaConf.create({k: v for k, v in self.cfg.module.items() if k != "model"})
+        return instantiate(node)(**parts)
+
+    def fit_and_test(self, data: TranslationData) -> dict[str, Any]:
+        run, cfg = self.run, self.cfg
+        run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command)
+        module = self.module(data)
+        checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
+        resume = self._resume_point(data)
+        loggers = [self._logger(name, node, resume) for name, node in (cfg.logger or {}).items()]
+        began = time.monotonic()
+        trainer = pl.Trainer(
+            accelerator=cfg.trainer.accelerator,
+            devices=cfg.trainer.devices,
+            precision=self.precision,  # type: ignore[arg-type]
+            max_steps=cfg.updates,
+            max_epochs=-1,
+            val_check_interval=cfg.valid_every,
+            num_sanity_val_steps=0,
+            callbacks=[checkpoints, ShowProgress(run.experiment, cfg.updates)],
+            logger=loggers,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=1,
+        )
+        minutes_before = self._minutes_before()
+        path = str(run.last) if resume else None
+        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        if not checkpoints.best:
+            raise UserError(
+                f"no validation happened in {cfg.updates} updates: valid_every={cfg.valid_every} is too large"
+            )
+        write_whole(checkpoints.average(), run.folder / "averaged.pt")
+        state = torch.load(run.folder / "averaged.pt", map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+        trainer.test(module, datamodule=data, verbose=False)
+        minutes = minutes_before + (time.monotonic() - began) / 60
+        metrics = self._metrics(module, data, minutes)
+        if trainer.is_global_zero:
+            self._write_results(module, metrics)
+        for logger in loggers:
+            logger.finalize("success")
+        if "wandb" in (cfg.logger or {}):
+            import wandb
+
+            wandb.finish()  # or the next job of this process would go on writing into this run
+        return metrics
+
+    def _resume_point(self, data: TranslationData) -> int:
+        """The update of last.ckpt, 0 without one; refuses a checkpoint of another vocabulary."""
+        if not self.run.last.exists():
+            return 0
+        found = torch.load(self.run.last, map_location="cpu", weights_only=True)
+        key = "model.decoder.embedding.tokens.weight"
+        rows = found["state_dict"][key].shape[0] if key in found["state_dict"] else len(data.tgt_vocabulary)
+        if rows != len(data.tgt_vocabulary):
+            raise UserError(
+                f"{self.run.last} must have the vocabulary of the data ({len(data.tgt_vocabulary)} entries); "
+                f"got {rows}: move it away to start again"
+            )
+        console.print(f"resuming {self.run.folder} at update {found['global_step']}")
+        return int(found["global_step"])
+
+    def _minutes_before(self) -> float:
+        """Minutes of training that an interrupted run had behind it, by its log's clock."""
+        return 0.0
+
+    def _logger(self, name: str, node: DictConfig, resume: int) -> Any:
+        make = instantiate(node)
+        if name == "csv":
+            return make(folder=self.run.folder, resume_from=resume)
+        return make(run=self.run, config=self.plain)
+
+    def _metrics(self, module: UpdateModule, data: TranslationData, minutes: float) -> dict[str, Any]:
+        results = module.results
+        split = {
+            name: {k.split("/")[1]: v for k, v in results.items() if k.startswith(f"{name}/")}
+            for name in ("train", "valid", "test")
+        }
+        scorer = module.score.scorer("test", data.text("test")[2])  # type: ignore[attr-defined]
+        selected = {
+            k.removeprefix("selected_"): 100 * v for k, v in split["train"].items() if "selected_" in k
+        }
+        metrics: dict[str, Any] = {
+            "experiment": self.run.experiment,
+            "data": self.run.data,
+            "key": self.run.key,
+            "seed": self.run.seed,
+            "updates": self.cfg.updates,
+            "minutes": minutes,
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "tokens_per_second": results["speed/tokens_per_second"],
+            **provenance(self.command),
+            "test": split["test"],
+            "valid": split["valid"],
+            "train": split["train"],
+            "signatures": dict(scorer.signatures),
+        }
+        if selected:
+            metrics["selection_percent"] = selected
+        return metrics
+
+    def _write_results(self, module: UpdateModule, metrics: dict[str, Any]) -> None:
+        folder = self.run.folder
+        write_text(folder / "hypotheses.test.txt", "".join(s["output"] + "\n" for s in module.samples))
+        samples = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in module.samples[:100])
+        write_text(folder / "samples.jsonl", "".join(samples))
+        self.run.finish(metrics)
+
+    def show_result(self, metrics: dict[str, Any], teachers: dict[str, "Job"]) -> None:
+        """One table: each teacher and the model itself."""
+        table = Table(title=f"{self.run.experiment} on {self.run.data}, test set", title_justify="left")
+        names = {"tokenised_bleu": "tokenised BLEU", "sacrebleu": "sacreBLEU"}
+        names |= {"valid_rate_percent": "valid %"} if "valid_rate_percent" in metrics["test"] else {}
+        for heading in ("model", *names.values(), "chosen %", "parameters", "minutes"):
+            table.add_column(heading, justify="left" if heading == "model" else "right")
+        selection = metrics.get("selection_percent", {})
+
+        def row(label: str, found: dict[str, Any], chosen: float | None) -> None:
+            scores = [f"{found['test'][key]:.2f}" for key in names]
+            share = "–" if chosen is None else f"{chosen:.1f}"
+            table.add_row(label, *scores, share, f"{found['parameters']:,}", f"{found['minutes']:.1f}")
+
+        for name, job in teachers.items():
+            row(f"teacher {name}", job.run.metrics(), selection.get(name))
+        if "raw" in selection:
+            table.add_row("raw", *["–"] * len(names), f"{selection['raw']:.1f}", "–", "–")
+        row(self.run.experiment, metrics, None)
+        console.print(table)
+        console.print(f"{metrics['tokens_per_second']:,.0f} target tokens per second in training")
+        for name, signature in metrics["signatures"].items():
+            console.print(f"{names.get(name, name)}: {signature}")
+        console.print(f"in {self.run.folder}")
+
+
+def instantiate_parameters(node: DictConfig) -> set[str]:
+    """Names of the constructor parameters of what `node` makes."""
+    import inspect
+
+    return set(inspect.signature(hydra.utils.get_class(node["_target_"])).parameters)
+
+
+def wandb_logger(project: str, run: Run, config: dict[str, Any]) -> WandbLogger:
+    """Lightning's W&B logger, grouped so that a dashboard compares methods; offline without a key."""
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
+    offline = os.environ.get("WANDB_MODE") == "offline" or not has_key
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if offline:
+        console.print(f"W&B is offline (no API key); later: wandb sync {run.folder}/wandb/offline-run-*")
+    return WandbLogger(
+        project=project,
+        name=f"{run.experiment} seed {run.seed}",
+        group=f"{run.experiment}, {run.data}",
+        job_type="train",
+        tags=[run.experiment, run.data],
+        id=f"{run.experiment}-{run.data}-{run.key}-{run.seed}",
+        save_dir=str(run.folder),
+        offline=offline,
+        config=config,
+        resume="allow",
+    )
+
+
+def quiet() -> None:
+    """Silence what Lightning says about things that are meant to be so."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (".*LeafSpec.*", ".*set_vital.*", ".*does not have many workers.*", ".*srun.*"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", ".*bfloat16.*")
+
+
+def guarded(main: Any) -> Any:
+    """A user's mistake becomes one line on stderr and exit status 2; anything else keeps its trace."""
+
+    @functools.wraps(main)
+    def run(*arguments: Any) -> Any:
+        try:
+            return main(*arguments)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except hydra.errors.InstantiationException as error:
+            cause = error.__cause__ or error.__context__
+            if not isinstance(cause, UserError):
+                raise
+            print(f"error: {cause}", file=sys.stderr)
+            sys.exit(2)
+
+    return run

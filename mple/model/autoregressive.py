@@ -1,0 +1,83 @@
+"""The autoregressive Transformer (AT): the teacher of distillation and the baseline of every table.
+
+    output = model.decode(model.prefixes(tgt_tokens), model.encode(src_tokens))     # teacher forcing
+    hypotheses = Beam(5)(model, src_tokens)                                         # cached decoding
+
+`start` and `step` implement `mple.decoding.beam.Incremental`: the encoder runs once, the cross-attention's
+keys and values are made once, and each step adds one position to the self-attention's.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mple.model.transformer import Decoder, Encoder, Size, embeddings, hide_padding
+from mple.types import BOS, EOS, PAD, DecoderOutput, EncoderOutput
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass
+class DecodingState:
+    """What N growing sequences remember, per layer: own keys and values, the source's, and its padding."""
+
+    own: list[KeyValue | None]
+    source: list[KeyValue]
+    source_hidden: Bool[Tensor, "N 1 S"] | None
+    position: int
+
+    def select(self, rows: Int[Tensor, "M"]) -> "DecodingState":
+        def pick(pair: KeyValue) -> KeyValue:
+            return pair[0].index_select(0, rows), pair[1].index_select(0, rows)
+
+        return DecodingState(
+            [None if pair is None else pick(pair) for pair in self.own],
+            [pick(pair) for pair in self.source],
+            None if self.source_hidden is None else self.source_hidden.index_select(0, rows),
+            self.position,
+        )
+
+
+class Autoregressive(nn.Module):
+    """Encoder and causal decoder; P(y_i | y_<i, X) (Eq. 2 of the paper)."""
+
+    def __init__(self, size: Size, src_size: int, tgt_size: int, is_joint: bool) -> None:
+        super().__init__()
+        src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
+        self.encoder = Encoder(size, src_embedding)
+        self.decoder = Decoder(size, tgt_embedding)
+
+    def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
+        return self.encoder(src_tokens)
+
+    def prefixes(self, tgt_tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T+1"]:
+        """bos and then the content: what the decoder reads under teacher forcing."""
+        return functional.pad(tgt_tokens, (1, 0), value=BOS)
+
+    def labels(self, tgt_tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T+1"]:
+        """The content and then eos: what the decoder is to say after each prefix."""
+        labels = functional.pad(tgt_tokens, (0, 1), value=PAD)
+        ends = (tgt_tokens != PAD).sum(1, keepdim=True)
+        return labels.scatter(1, ends, EOS)
+
+    def decode(self, prefixes: Int[Tensor, "B L"], encoder_out: EncoderOutput) -> DecoderOutput:
+        features = self.decoder(prefixes, encoder_out, causal=True)
+        return DecoderOutput(features, self.decoder.embedding.tokens.weight)
+
+    def start(self, src_tokens: Int[Tensor, "B S"]) -> DecodingState:
+        encoder_out = self.encode(src_tokens)
+        source = [
+            layer.cross_attention.keys_values(encoder_out.states)  # type: ignore[union-attr, operator]
+            for layer in self.decoder.layers
+        ]
+        return DecodingState([None] * len(source), source, hide_padding(encoder_out.is_pad), 0)
+
+    def step(self, last_tokens: Int[Tensor, "N"], state: DecodingState) -> Float[Tensor, "N V"]:
+        x = self.decoder.embedding(last_tokens.unsqueeze(1), start=state.position)
+        for i, layer in enumerate(self.decoder.layers):
+            x, state.own[i] = layer.step(x, state.own[i], state.source[i], state.source_hidden)  # type: ignore[operator]
+        state.position += 1
+        logits = functional.linear(self.decoder.norm(x[:, 0]), self.decoder.embedding.tokens.weight)
+        return functional.log_softmax(logits.float(), -1)

@@ -1,0 +1,70 @@
+"""The AT's LightningModule: teacher forcing with label-smoothed cross-entropy, beam search to decode."""
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mple.decoding.beam import Beam
+from mple.model.autoregressive import Autoregressive
+from mple.modules.update import BITS, Score, UpdateModule
+from mple.objective.cross_entropy import CrossEntropy, smoothed_nll
+from mple.optimizer import Adam
+from mple.types import PAD, Batch, Hypotheses, Mean
+
+
+class AutoregressiveModule(UpdateModule):
+    """Maximum likelihood of an autoregressive Transformer: the baseline and the teachers of KD.
+
+    `valid_beam` decodes while training (1: greedy, cheap, enough to rank checkpoints); `decoding` the test.
+    """
+
+    model: Autoregressive
+
+    def __init__(
+        self,
+        model: Autoregressive,
+        objective: CrossEntropy,
+        decoding: Beam,
+        optimizer: Adam,
+        score: Score,
+        seed: int,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(model, optimizer, score, seed, log_every)
+        self.objective = objective
+        self.decoding = decoding
+        self.greedy = Beam(beam=1)
+
+    def _labelled(self, batch: Batch) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+        labels = self.model.labels(batch.tgt_tokens)
+        return labels, labels != PAD
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return {"nats": self._labelled(batch)[1].sum().float()}
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
+        nats, nll = self._nats(batch, self.objective.label_smoothing)
+        tokens = batch.tgt_lengths.sum().float()
+        logged = {
+            "at_loss_bits_per_token": Mean(nll.total * BITS, nll.count),
+            "tokens": Mean(tokens, tokens),
+        }
+        return {"nats": nats}, logged
+
+    def _nats(self, batch: Batch, smoothing: float) -> tuple[Mean, Mean]:
+        """Smoothed and plain loss, over content and eos."""
+        labels, counts = self._labelled(batch)
+        encoder_out = self.model.encode(batch.src_tokens)
+        output = self.model.decode(self.model.prefixes(batch.tgt_tokens), encoder_out)
+        nats, nll = smoothed_nll(output.logits_at(counts), labels[counts], smoothing)
+        count = counts.sum().float()
+        return Mean(nats, count), Mean(nll, count)
+
+    def measure(self, batch: Batch) -> dict[str, Mean]:
+        """Plain NLL of the reference in bits per content token, eos included in the sum: what C subtracts
+        from the NAT's loss, which has a length predictor in eos' place."""
+        _, nll = self._nats(batch, 0.0)
+        return {"at_loss_raw_bits_per_token": Mean(nll.total * BITS, batch.tgt_lengths.sum().float())}
+
+    def hypotheses(self, batch: Batch) -> Hypotheses:
+        decoding = self.greedy if self.trainer.validating or self.trainer.training else self.decoding
+        return decoding(self.model, batch.src_tokens)

@@ -1,0 +1,208 @@
+"""What both LightningModules share: one update, and the evaluation of one split.
+
+An update is a list of micro-batches (`UpdateLoader`), so an optimizer step, a logged step and a step of the
+trainer are the same thing. Each minimised loss is a sum over the whole update, over all its micro-batches and
+all processes, divided by the count of the whole update: how an update is cut up does not change it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mple.checks import UserError
+from mple.optimizer import Adam
+from mple.randomness import mix_numbers
+from mple.types import Batch, Hypotheses, Mean
+
+BITS = 1 / math.log(2)
+"""Bits in a nat."""
+
+Score = Callable[[str, list[str], list[str], list[str]], dict[str, float]]
+"""(split, sources, references, hypotheses) -> metrics of text, keys ending in their unit."""
+
+
+class UpdateModule(pl.LightningModule):
+    """A model that learns by updates. Subclasses say what is minimised (`losses`) and measured (`measure`).
+
+    seed: of dropout (reseeded from seed, update, process and micro-batch, so that a resumed run goes on as
+        the uninterrupted one) and of Z.
+    log_every: updates between two lines of the log; averages are over the updates between.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Adam, score: Score, seed: int, log_every: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.adam = optimizer
+        self.score = score
+        self.seed = seed
+        self.log_every = log_every
+        self.results: dict[str, float] = {}
+        self.samples: list[dict[str, str]] = []
+        self._window: dict[str, Mean] = {}
+        self._since = time.perf_counter()
+
+    # --- what a subclass says -------------------------------------------------------------------------
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each minimised loss of the batch will be divided by."""
+        raise NotImplementedError
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
+        """(what is minimised, what is logged beside it); log keys end in their unit or are shares."""
+        raise NotImplementedError
+
+    def measure(self, batch: Batch) -> dict[str, Mean]:
+        """Losses on a held-out batch, in bits or shares."""
+        raise NotImplementedError
+
+    def hypotheses(self, batch: Batch) -> Hypotheses:
+        raise NotImplementedError
+
+    # --- training -------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.adam.build(self.parameters())
+
+    def _seed(self, micro: int) -> None:
+        torch.manual_seed(mix_numbers(self.seed, self.global_step, self.global_rank, micro))
+
+    def _update_counts(self, update: list[Batch]) -> dict[str, Tensor]:
+        """Counts of the whole update: the E-step of every micro-batch, and a sum over processes."""
+        total: dict[str, Tensor] = {}
+        for micro, batch in enumerate(update):
+            self._seed(micro)
+            with torch.no_grad():
+                for key, count in self.counts(batch).items():
+                    total[key] = total.get(key, torch.zeros_like(count)) + count
+        return self._summed(total)
+
+    def _summed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.trainer.world_size == 1 or not values:
+            return values
+        packed = torch.stack([value.float() for value in values.values()])
+        dist.all_reduce(packed)
+        return dict(zip(values, packed, strict=True))
+
+    def training_step(self, update: list[Batch], index: int) -> None:
+        optimizer = self.optimizers()
+        rate = self.adam.rate(self.global_step)
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        # One micro-batch knows its counts when its losses are made; several need the E-step of all first.
+        counts = self._update_counts(update) if len(update) > 1 else None
+        for micro, batch in enumerate(update):
+            self._seed(micro)
+            minimised, logged = self.losses(batch)
+            if counts is None:
+                counts = self._summed({key: loss.count for key, loss in minimised.items()})
+            # DDP averages gradients over processes; the counts already are over all of them.
+            loss = (
+                self.trainer.world_size
+                * torch.stack(
+                    [value.total / counts[key].clamp(min=1) for key, value in minimised.items()]
+                ).sum()
+            )
+            self.manual_backward(loss)
+            self._remember(minimised | logged)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.adam.clip_norm or math.inf)
+        self._remember({"gradient_norm": Mean(norm.detach().float(), torch.ones_like(norm))})
+        optimizer.step()  # type: ignore[union-attr]
+        if self.global_step % self.log_every == 0:
+            self._report(rate)
+
+    def _remember(self, values: dict[str, Mean]) -> None:
+        for key, value in values.items():
+            old = self._window.get(key)
+            self._window[key] = value.detach() if old is None else old + value.detach()
+
+    def _report(self, rate: float) -> None:
+        """Averages since the last report go to all loggers."""
+        totals = self._summed({key: value.total for key, value in self._window.items()})
+        counts = self._summed({key: value.count for key, value in self._window.items()})
+        means = {key: float(totals[key]) / max(float(counts[key]), 1e-9) for key in totals if key != "tokens"}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise UserError(
+                f"training diverged at update {self.global_step} (a loss or gradient is not a number): "
+                f"a smaller optimizer.lr than {self.adam.lr:g} or a longer optimizer.warmup_steps may help"
+            )
+        now = time.perf_counter()
+        elapsed, self._since = now - self._since, now
+        metrics = {f"train/{key}": value for key, value in means.items()}
+        metrics["train/learning_rate"] = rate
+        metrics["speed/tokens_per_second"] = float(totals["tokens"]) / elapsed
+        self._write(metrics)
+        self._window = {}
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        self.results |= metrics
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.global_step)
+
+    def on_train_start(self) -> None:
+        self._since = time.perf_counter()
+
+    # --- evaluation -----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._measured: dict[str, Mean] = {}
+        self._decoded: list[tuple[int, list[int]]] = []
+
+    def _evaluate(self, batch: Batch) -> None:
+        for key, value in self.measure(batch).items():
+            old = self._measured.get(key)
+            self._measured[key] = value if old is None else old + value
+        found = self.hypotheses(batch)
+        self._decoded += zip(batch.ids.tolist(), found.tokens.tolist(), strict=True)
+
+    def _finish(self, split: str) -> None:
+        """Sums over processes, text metrics over the whole split, in the order of the corpus."""
+        totals = self._summed({key: value.total for key, value in self._measured.items()})
+        counts = self._summed({key: value.count for key, value in self._measured.items()})
+        decoded = self._decoded
+        if self.trainer.world_size > 1:
+            gathered: list = [None] * self.trainer.world_size
+            dist.all_gather_object(gathered, decoded)
+            decoded = [pair for part in gathered for pair in part]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        lines, sources, references = data.text(split)
+        tokens = dict(decoded)
+        missing = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(tokens.get(int(line), []), dtype=torch.int64) for line in lines], batch_first=True
+        )
+        texts = data.decode(missing)
+        self.samples = [
+            {"source": s, "reference": r, "output": h}
+            for s, r, h in zip(sources, references, texts, strict=True)
+        ]
+        metrics = {f"{split}/{key}": float(totals[key]) / max(float(counts[key]), 1e-9) for key in totals}
+        metrics |= {
+            f"{split}/{key}": value for key, value in self.score(split, sources, references, texts).items()
+        }
+        self._write(metrics)
+        # Evaluation takes time that is not training's, and must not leave a trace in it.
+        self._since = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("valid")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin()
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")

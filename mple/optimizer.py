@@ -1,0 +1,53 @@
+"""Adam with decoupled weight decay, and the inverse square-root schedule as a pure function of the update.
+
+Source: App. G of the paper (transformer-base settings: Adam (0.9, 0.98), weight decay 0.01, peak rate 5e-4
+after 10,000 updates, then falling with the inverse square root). fairseq's Adam decouples its weight decay,
+so this is AdamW.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from mple import checks
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Builds the optimizer and says the learning rate at every update.
+
+    lr: the peak rate. warmup_steps: updates of linear warm-up. schedule: "inverse_sqrt", or "fixed" (no
+    warm-up, no decay: fine-tuning). clip_norm: largest norm of the gradient; 0 does not clip.
+    """
+
+    lr: float = 5e-4
+    warmup_steps: int = 4000
+    schedule: str = "inverse_sqrt"
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.number("optimizer.lr", self.lr, 0)
+        checks.whole("optimizer.warmup_steps", self.warmup_steps, 1, "updates")
+        checks.one_of("optimizer.schedule", self.schedule, ("inverse_sqrt", "fixed"))
+        checks.number("optimizer.weight_decay", self.weight_decay, 0)
+        checks.number("optimizer.clip_norm", self.clip_norm, 0)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update number `step`, counted from 0."""
+        if self.schedule == "fixed":
+            return self.lr
+        return self.lr * min((step + 1) / self.warmup_steps, (self.warmup_steps / (step + 1)) ** 0.5)
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.rate(0),
+            betas=tuple(self.betas),  # type: ignore[arg-type]
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )

@@ -1,0 +1,127 @@
+"""A run's folder: a function of the configuration, not of the clock.
+
+outputs/<experiment>/<data>/<key>/seed<k>/
+    config.yaml      what was asked for            metrics.jsonl   a line per report
+    run.json         commit, versions, machine     metrics.json    the results: the run is finished
+    last.ckpt        to resume from                best/           weights of the best validations
+    averaged.pt      the final weights             hypotheses.test.txt, samples.jsonl
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mple.data.stage import disk_may_fill
+
+NOT_IDENTITY = ("outputs", "logger", "seed", "name", "hydra")
+"""Settings that do not change what a run learns, or that have a folder level of their own."""
+
+
+def key_of(config: Mapping[str, object]) -> str:
+    """Eight hex digits of the settings that make the run what it is. Where data lie is not among them."""
+
+    def identity(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {k: identity(v) for k, v in value.items() if k not in ("root", "path", "num_workers")}
+        return value
+
+    own = {k: identity(v) for k, v in config.items() if k not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def write_text(path: Path, text: str) -> None:
+    """The old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with disk_may_fill(path):
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one seed. `folder` is made by `start`."""
+
+    folder: Path
+    experiment: str
+    data: str
+    key: str
+    seed: int
+
+    @staticmethod
+    def of(config: Mapping[str, object], outputs: Path, experiment: str, data: str, seed: int) -> "Run":
+        key = key_of(config)
+        return Run(outputs / experiment / data / key / f"seed{seed}", experiment, data, key, seed)
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.json"
+
+    def is_finished(self) -> bool:
+        return self.metrics_file.exists()
+
+    def metrics(self) -> dict:
+        return json.loads(self.metrics_file.read_text())
+
+    def start(self, config_yaml: str, command: str) -> None:
+        """Make the folder; say what runs, where, and of which commit."""
+        with disk_may_fill(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.yaml", config_yaml)
+        write_text(self.folder / "run.json", json.dumps(provenance(command), indent=2) + "\n")
+
+    def finish(self, metrics: Mapping[str, object]) -> None:
+        write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
+
+
+def commit() -> str:
+    """The code's commit, "+" appended when tracked files differ from it; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        found = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        )
+        return found.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} CPU cores, {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(command: str) -> dict[str, str]:
+    return {
+        "command": command,
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,135 @@
+"""The model's current predictions, as the E-step sees them: θ fixed, no gradient, computed when asked for.
+
+    snapshot = Snapshot(model, encoder_out, batch.ids, batch.tgt_lengths, draws, step, total)
+    snapshot.predictions            # argmax of log P(t_i | Z*, X), Z* the fully masked canvas: one pass
+    snapshot.predictions            # no second pass
+    snapshot.on(lengths)            # the same for canvases of other lengths (a T of another length than Y)
+    snapshot.given(inputs)          # the same given some Z, with gradient: the M-step's own pass
+
+Encoder states are shared with the training pass. Nothing runs until a strategy asks: plain MLE, KD and CMLM
+never look ahead.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from mple.model.nat import NAT
+from mple.randomness import Draws
+from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
+
+
+class Snapshot:
+    """Lazy look-ahead of a NAT on canvases of `lengths`.
+
+    step, total: the update and how many there will be, for schedules.
+    draws: where every random choice of the E-step comes from.
+
+    The look-ahead pass keeps the model's mode: while training, dropout is on, as in GLAT's reference code.
+    """
+
+    def __init__(
+        self,
+        model: NAT,
+        encoder_out: EncoderOutput,
+        ids: Int[Tensor, "B"],
+        lengths: Int[Tensor, "B"],
+        draws: Draws,
+        step: int,
+        total: int,
+        output: DecoderOutput | None = None,
+        inputs: DecoderInput | None = None,
+    ) -> None:
+        self.model, self.encoder_out, self.ids, self.lengths = model, encoder_out, ids, lengths
+        self.draws, self.step, self.total = draws, step, total
+        self.inputs = model.blank(lengths) if inputs is None else inputs
+        self._output = output
+        self._has_gradient = False
+        self._rows: tuple[Tensor, Tensor] | None = None
+        self._predictions: Tensor | None = None
+
+    @property
+    def output(self) -> DecoderOutput:
+        """The decoder's output under `inputs`; without gradient unless it came from `given`."""
+        if self._output is None:
+            with torch.no_grad():
+                self._output = self.model.decode(self.inputs, self.encoder_out)
+        return self._output
+
+    @property
+    def predictions(self) -> Int[Tensor, "B L"]:
+        """The most probable token of every canvas position, `pad` outside the canvas."""
+        if self._predictions is None:
+            is_canvas = self.inputs.is_canvas
+            best = torch.full_like(self.inputs.tokens, PAD)
+            with torch.no_grad():
+                best[is_canvas] = self.output.logits_at(is_canvas).argmax(-1)
+            self._predictions = best
+        return self._predictions
+
+    def decode(self, inputs: DecoderInput) -> DecoderOutput:
+        """The M-step's pass, with gradient; not run twice when `given` has already run it on these inputs."""
+        if self._has_gradient and inputs is self.inputs and self._output is not None:
+            return self._output
+        return self.model.decode(inputs, self.encoder_out)
+
+    def given(self, inputs: DecoderInput) -> "Snapshot":
+        """What the model says given Z. This Z is what is trained on, so the pass keeps its gradient."""
+        found = self._copy(self.lengths, self.model.decode(inputs, self.encoder_out), inputs)
+        found._has_gradient = True
+        return found
+
+    def on(self, lengths: Int[Tensor, "B"]) -> "Snapshot":
+        """The look-ahead on canvases of `lengths`; a pass that `candidate_nll` made is used again."""
+        if self._rows is not None:
+            keys, features = self._rows
+            sentence = torch.arange(len(lengths), device=lengths.device)
+            row = torch.searchsorted(keys, self._key(sentence, lengths))
+            chosen = features.index_select(0, row)[:, : int(lengths.max())]
+            return self._copy(lengths, DecoderOutput(chosen, self._weight))
+        return self if torch.equal(lengths, self.lengths) else self._copy(lengths)
+
+    def candidate_nll(self, candidates: Int[Tensor, "B K T2"]) -> Float[Tensor, "B K"]:
+        """−log P(Γ_k | Z*, X) in nats, summed over the content of each candidate, Z* fully masked.
+
+        Candidates of one sentence that have the same length share a decoder pass, since their Z* is the same;
+        identical candidates cost nothing more.
+        """
+        num_sentences, num_candidates, _ = candidates.shape
+        lengths = (candidates != PAD).sum(-1)  # (B, K)
+        sentence = torch.arange(num_sentences, device=candidates.device).unsqueeze(1).expand_as(lengths)
+        keys, row = torch.unique(self._key(sentence, lengths), return_inverse=True)  # sorted; (B, K) -> row
+        with torch.no_grad():
+            inputs = self.model.blank(keys % _WIDTH)
+            features = self.model.decode(inputs, self.encoder_out.rows(keys // _WIDTH)).features  # (U, L, D)
+            self._rows = keys, features
+            logits = functional.linear(features[inputs.is_canvas], self._weight)  # (N, V)
+            normaliser = logits.float().logsumexp(-1)
+            sizes = inputs.is_canvas.sum(1)
+            start = sizes.cumsum(0) - sizes  # first flat position of each row
+            is_content = candidates != PAD
+            position = torch.arange(candidates.shape[-1], device=candidates.device)
+            flat = (start[row].unsqueeze(-1) + position)[is_content]  # of every candidate token, in logits
+            nll = normaliser[flat] - logits[flat, candidates[is_content]].float()
+            summed = torch.zeros(num_sentences * num_candidates, device=nll.device)
+            owner = torch.arange(summed.numel(), device=nll.device).view_as(lengths).unsqueeze(-1)
+            summed.index_add_(0, owner.expand_as(candidates)[is_content], nll)
+        return summed.view_as(lengths)
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.model.decoder.embedding.tokens.weight
+
+    def _key(self, sentence: Tensor, lengths: Tensor) -> Tensor:
+        return sentence * _WIDTH + lengths
+
+    def _copy(
+        self, lengths: Tensor, output: DecoderOutput | None = None, inputs: DecoderInput | None = None
+    ) -> "Snapshot":
+        return Snapshot(
+            self.model, self.encoder_out, self.ids, lengths, self.draws, self.step, self.total, output, inputs
+        )
+
+
+_WIDTH = 1 << 20  # more than any canvas is long

@@ -1,0 +1,100 @@
+"""The cross-entropy against torch's, the worked number, and what enters which denominator."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mple.checks import UserError
+from mple.objective import Objective
+from mple.objective.cross_entropy import CrossEntropy, smoothed_nll
+from mple.types import MASK, PAD, DecoderInput, Target
+from tests.fakes import VOCABULARY, contents, output_of
+
+
+def example(revealed_share: float = 0.0) -> tuple[Tensor, Target, DecoderInput]:
+    tokens = contents([4, 6, 1])
+    generator = torch.Generator().manual_seed(4)
+    logits = 3 * torch.randn(*tokens.shape, VOCABULARY, generator=generator)
+    counts = tokens != PAD
+    revealed = (torch.rand(tokens.shape, generator=generator) < revealed_share) & counts
+    shown = torch.where(revealed, tokens, torch.where(counts, MASK, PAD))
+    return logits, Target(tokens, counts, tokens), DecoderInput(shown, revealed)
+
+
+def test_worked_number() -> None:
+    logits = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log()
+    smoothed, nll = smoothed_nll(logits, torch.tensor([0]), 0.1)
+    assert float(smoothed) == pytest.approx(0.5026, abs=5e-5)
+    assert float(nll) == pytest.approx(0.3567, abs=5e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_equals_torch_with_its_gradient(smoothing: float) -> None:
+    logits, target, inputs = example(0.4)
+    masked = target.counts & ~inputs.revealed
+    assert 0 < int(masked.sum()) < int(target.counts.sum())
+    own, torchs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    nats = CrossEntropy(smoothing)(output_of(own), target, inputs)["nats"]
+    expected = functional.cross_entropy(torchs[masked], target.tokens[masked], label_smoothing=smoothing)
+    (nats.total / nats.count).backward()
+    expected.backward()
+    torch.testing.assert_close(nats.total / nats.count, expected)
+    torch.testing.assert_close(own.grad, torchs.grad)
+    assert not own.grad[~masked].any()  # type: ignore[index]
+
+
+def test_denominators() -> None:
+    logits, target, inputs = example(0.4)
+    objective = CrossEntropy(0.1)
+    assert isinstance(objective, Objective)
+    found = objective(output_of(logits), target, inputs)
+    masked = target.counts & ~inputs.revealed
+    assert float(found["nats"].count) == int(masked.sum())
+    assert torch.equal(objective.count(target, inputs), found["nats"].count)
+    assert float(found["nll"].count) == int(target.counts.sum())
+    log_probs = logits.log_softmax(-1)
+    nll = -sum(float(log_probs[b, j, target.tokens[b, j]]) for b, j in masked.nonzero().tolist())
+    assert float(found["nll"].total) == pytest.approx(nll, rel=1e-5)  # never smoothed
+
+
+def test_nll_has_no_gradient() -> None:
+    logits, target, inputs = example()
+    for smoothing in (0.0, 0.1):
+        found = CrossEntropy(smoothing)(output_of(logits.clone().requires_grad_()), target, inputs)
+        assert found["nats"].total.requires_grad
+        assert not found["nll"].total.requires_grad
+        assert not found["nats"].count.requires_grad
+
+
+def test_what_is_outside_the_canvas_does_not_matter() -> None:
+    logits, target, inputs = example(0.4)
+    before = CrossEntropy()(output_of(logits), target, inputs)
+    logits = logits.masked_fill((~target.counts | inputs.revealed).unsqueeze(-1), 50.0)
+    after = CrossEntropy()(output_of(logits), target, inputs)
+    assert {name: m.value() for name, m in after.items()} == {name: m.value() for name, m in before.items()}
+
+
+def test_everything_revealed() -> None:
+    logits, target, inputs = example(1.1)
+    assert torch.equal(inputs.revealed, target.counts)
+    found = CrossEntropy()(output_of(logits), target, inputs)
+    assert (float(found["nats"].total), float(found["nats"].count)) == (0, 0)
+    assert found["nll"].value() == 0
+
+
+def test_bf16_is_close_to_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2000, 300, generator=generator).bfloat16()
+    labels = torch.randint(300, (2000,), generator=generator)
+    for low, high in zip(
+        smoothed_nll(logits, labels, 0.1), smoothed_nll(logits.float(), labels, 0.1), strict=True
+    ):
+        assert low.dtype == torch.float32
+        assert float(low) == pytest.approx(float(high), rel=1e-3)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+def test_refusal_names_the_key(smoothing: float) -> None:
+    with pytest.raises(UserError, match=r"objective\.label_smoothing"):
+        CrossEntropy(smoothing)
