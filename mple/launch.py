@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from mple.modules.update import UpdateModule
 from mple.run import Run, provenance, write_text
 
 log = logging.getLogger(__name__)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 TEACHERS = ("tiny", "small", "base", "big")
 _PASSED_ON = ("data", "budget", "sizes", "teacher_updates", "optimizer", "trainer", "logger", "outputs")
@@ -234,7 +233,6 @@ class Job:
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)
         loggers = [self._logger(name, node, resume) for name, node in (cfg.logger or {}).items()]
-        began = time.monotonic()
         trainer = pl.Trainer(
             accelerator=cfg.trainer.accelerator,
             devices=cfg.trainer.devices,
@@ -251,7 +249,6 @@ class Job:
             use_distributed_sampler=False,
             log_every_n_steps=1,
         )
-        minutes_before = self._minutes_before()
         path = str(run.last) if resume else None
         trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
         if not checkpoints.best:
@@ -262,7 +259,7 @@ class Job:
         state = torch.load(run.folder / "averaged.pt", map_location="cpu", weights_only=True)
         module.load_state_dict(state)
         trainer.test(module, datamodule=data, verbose=False)
-        minutes = minutes_before + (time.monotonic() - began) / 60
+        minutes = module.minutes()
         metrics = self._metrics(module, data, minutes)
         if trainer.is_global_zero:
             self._write_results(module, metrics)
@@ -288,10 +285,6 @@ class Job:
             )
         console.print(f"resuming {self.run.folder} at update {found['global_step']}")
         return int(found["global_step"])
-
-    def _minutes_before(self) -> float:
-        """Minutes of training that an interrupted run had behind it, by its log's clock."""
-        return 0.0
 
     def _logger(self, name: str, node: DictConfig, resume: int) -> Any:
         make = instantiate(node)

@@ -21,13 +21,13 @@ class Adam:
     warm-up, no decay: fine-tuning). clip_norm: largest norm of the gradient; 0 does not clip.
     """
 
-    lr: float = 5e-4
+    lr: float | int = 5e-4
     warmup_steps: int = 4000
     schedule: str = "inverse_sqrt"
     betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    eps: float | int = 1e-8
+    weight_decay: float | int = 0.01
+    clip_norm: float | int = 1.0
 
     def __post_init__(self) -> None:
         checks.number("optimizer.lr", self.lr, 0)

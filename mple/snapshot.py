@@ -84,10 +84,11 @@ class Snapshot:
         """The look-ahead on canvases of `lengths`; a pass that `candidate_nll` made is used again."""
         if self._rows is not None:
             keys, features = self._rows
-            sentence = torch.arange(len(lengths), device=lengths.device)
-            row = torch.searchsorted(keys, self._key(sentence, lengths))
-            chosen = features.index_select(0, row)[:, : int(lengths.max())]
-            return self._copy(lengths, DecoderOutput(chosen, self._weight))
+            wanted = self._key(torch.arange(len(lengths), device=lengths.device), lengths)
+            row = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+            if torch.equal(keys[row], wanted):  # else T has a length that no candidate has
+                chosen = features.index_select(0, row)[:, : int(lengths.max())]
+                return self._copy(lengths, DecoderOutput(chosen, self._weight))
         return self if torch.equal(lengths, self.lengths) else self._copy(lengths)
 
     def candidate_nll(self, candidates: Int[Tensor, "B K T2"]) -> Float[Tensor, "B K"]:

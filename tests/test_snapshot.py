@@ -162,3 +162,14 @@ def test_passes_of_each_method() -> None:
         assert calls.rows == passes
         assert torch.equal(inputs.is_canvas, found.counts)
         assert on_canvas.decode(inputs).features.shape[:2] == found.tokens.shape
+
+
+def test_on_lengths_that_no_candidate_has_runs_a_fresh_pass() -> None:
+    model = nat()
+    batch = random_batch([4, 5], [3, 4], candidate_lengths=[[3, 4], [4, 5]], names=("base", "raw"))
+    snapshot = snapshot_of(model, batch)
+    assert batch.tgt_candidates is not None
+    snapshot.candidate_nll(batch.tgt_candidates)
+    lengths = torch.tensor([2, 3])
+    fresh = snapshot_of(model, batch)._copy(lengths)
+    assert torch.allclose(snapshot.on(lengths).output.features, fresh.output.features, atol=1e-6)

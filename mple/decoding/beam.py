@@ -31,7 +31,12 @@ class State(Protocol):
 
 @runtime_checkable
 class Incremental(Protocol[StateT]):
-    """A model that extends sequences by one token a call."""
+    """A model that extends sequences by one token a call.
+
+    `max_length` is the most content tokens that it has positions for.
+    """
+
+    max_length: int
 
     def start(self, src_tokens: Int[Tensor, "B S"]) -> StateT:
         """Encodes X once; the state of B empty sequences."""
@@ -67,8 +72,9 @@ class Beam:
     - none of its live prefixes can beat the hypotheses that are asked for. Log-probabilities only fall, so a
       prefix of score c ≤ 0 ends at best with c, and counts most at the maximum length M: its bound is
       c / (M + 1)^length_penalty. This never changes the result;
-    - it is at its maximum length, M = ⌊max_length_factor · |X| + max_length_offset⌋ content tokens, where eos
-      is forced. |X| is the sentence's own number of content tokens: no result depends on the batch.
+    - it is at its maximum length, M = ⌊max_length_factor · |X| + max_length_offset⌋ content tokens (or the
+      model's own maximum), where eos is forced. |X| is the sentence's own number of content tokens: no result
+      depends on the batch.
 
     Sentences that stopped leave the batch. Equal scores go to the earlier finished, then to the better
     prefix, then to the lower token id (with `beam` over 1, which of several equal tokens are one prefix's
@@ -91,8 +97,8 @@ class Beam:
     """
 
     beam: int = 5
-    length_penalty: float = 1.0
-    max_length_factor: float = 1.5
+    length_penalty: float | int = 1.0
+    max_length_factor: float | int = 1.5
     max_length_offset: int = 10
     min_length: int = 1
     allow_unk: bool = False
@@ -121,6 +127,7 @@ class Beam:
         device = src_tokens.device
         src_lengths = ((src_tokens != PAD) & (src_tokens != EOS)).sum(1)
         limits = (src_lengths * self.max_length_factor + self.max_length_offset).long()
+        limits = limits.clamp(max=model.max_length)
         longest = int(limits.max())
         special = torch.tensor([EOS, UNK] if self.allow_unk else [EOS], device=device)
 

@@ -20,7 +20,7 @@ def split_heads(x: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor, "B H
 class Attention(nn.Module):
     """Softmax(q kᵀ / √d) v over heads, with dropout on the weights and an output projection."""
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, d_model: int, num_heads: int, dropout: float | int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(d_model, d_model)

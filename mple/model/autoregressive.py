@@ -48,6 +48,7 @@ class Autoregressive(nn.Module):
         src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
         self.encoder = Encoder(size, src_embedding)
         self.decoder = Decoder(size, tgt_embedding)
+        self.max_length = size.max_positions - 1  # one position is bos'
 
     def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
         return self.encoder(src_tokens)

@@ -36,7 +36,7 @@ class _ByteDropout(torch.autograd.Function):
 class Dropout(nn.Module):
     """Zero a share `p` of the elements while training and scale up the rest."""
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float | int) -> None:
         super().__init__()
         checks.number("dropout", p, 0, 0.99)
         self.p = p

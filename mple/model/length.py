@@ -19,10 +19,18 @@ class LengthPredictor(nn.Module):
     Gu et al. (2018) and need fewer examples on small data.
     """
 
-    def __init__(self, d_model: int, max_offset: int = 32, weight: float = 0.1, detach: bool = False) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        max_length: int,
+        max_offset: int = 32,
+        weight: float | int = 0.1,
+        detach: bool = False,
+    ) -> None:
         super().__init__()
         checks.whole("model.length.max_offset", max_offset, 1, "tokens")
         checks.number("model.length.weight", weight, 0)
+        self.max_length = max_length
         self.max_offset = max_offset
         self.weight = weight
         self.detach = detach
@@ -56,7 +64,7 @@ class LengthPredictor(nn.Module):
     def predict(
         self, encoder_out: EncoderOutput, beam: int = 1
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """The `beam` most probable lengths (at least 1 token), best first, and their log-probabilities."""
+        """The `beam` most probable lengths (1 to `max_length`), best first, and their log-probabilities."""
         log_probs, index = self.log_probs(encoder_out).topk(beam, -1)
         lengths = self.source_lengths(encoder_out).unsqueeze(1) + index - self.max_offset
-        return lengths.clamp(min=1), log_probs
+        return lengths.clamp(1, self.max_length), log_probs

@@ -38,7 +38,7 @@ class NAT(nn.Module):
         src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
         self.encoder = Encoder(size, src_embedding)
         self.decoder = Decoder(size, tgt_embedding)
-        self.length = length(d_model=size.d_model)
+        self.length = length(d_model=size.d_model, max_length=size.max_positions)
 
     def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
         return self.encoder(src_tokens)

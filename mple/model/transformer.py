@@ -28,7 +28,7 @@ class Size:
     encoder_layers: int = 3
     decoder_layers: int = 3
     num_heads: int = 4
-    dropout: float = 0.1
+    dropout: float | int = 0.1
     norm: str = "pre"
     max_positions: int = 256
 

@@ -8,6 +8,7 @@ all processes, divided by the count of the whole update: how an update is cut up
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -46,6 +47,8 @@ class UpdateModule(pl.LightningModule):
         self.samples: list[dict[str, str]] = []
         self._window: dict[str, Mean] = {}
         self._since = time.perf_counter()
+        self._began = time.perf_counter()
+        self._seconds_before = 0.0
 
     # --- what a subclass says -------------------------------------------------------------------------
 
@@ -146,7 +149,17 @@ class UpdateModule(pl.LightningModule):
             logger.log_metrics(metrics, step=self.global_step)
 
     def on_train_start(self) -> None:
-        self._since = time.perf_counter()
+        self._since = self._began = time.perf_counter()
+
+    def minutes(self) -> float:
+        """Minutes of training and validation so far; those before an interruption count."""
+        return (self._seconds_before + time.perf_counter() - self._began) / 60
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seconds"] = 60 * self.minutes()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._seconds_before = checkpoint["seconds"]
 
     # --- evaluation -----------------------------------------------------------------------------------
 

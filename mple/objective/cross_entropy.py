@@ -36,7 +36,7 @@ class CrossEntropy:
     which is L_NAT of the paper (the copy mechanism of App. E.6).
     """
 
-    label_smoothing: float = 0.1
+    label_smoothing: float | int = 0.1
 
     def __post_init__(self) -> None:
         checks.number("objective.label_smoothing", self.label_smoothing, 0, 0.99)

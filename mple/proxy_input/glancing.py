@@ -28,9 +28,9 @@ class Glancing:
     updates, so a shorter run never arrives).
     """
 
-    start: float = 0.5
-    stop: float = 0.3
-    over: float = 1.0
+    start: float | int = 0.5
+    stop: float | int = 0.3
+    over: float | int = 1.0
 
     def __post_init__(self) -> None:
         checks.share("proxy_input.start", self.start)

@@ -33,14 +33,15 @@ class DynamicKD:
     normalize_gamma: divide γ by its sum.
 
     Ties go to the candidate named first. Logs `selected_<name>` (how often each is chosen), `nll_alone` (how
-    often L_NAT alone would have chosen the same), `agreement_alone` (likewise L̂'_target) and `margin` (nats
-    between the best and the second).
+    often L_NAT alone would have chosen the same), `agreement_alone` (likewise L̂'_target) and `margin_nats`
+    (between the best and the second).
 
-    Source: Sec. 3.4, App. F. Difference: in the paper γ is unnormalised as written; set `normalize_gamma`.
+    Source: Sec. 3.4, App. F. Difference: in the paper γ is unnormalised as written; `normalize_gamma: false`
+    gives that.
     """
 
-    gamma: Mapping[str, float]
-    beta: float = 0.2
+    gamma: Mapping[str, float | int]
+    beta: float | int = 0.2
     nll: str = "mean"
     normalize_gamma: bool = True
     _names: tuple[str, ...] = field(init=False, repr=False)
@@ -74,6 +75,7 @@ class DynamicKD:
     def __call__(self, batch: Batch, snapshot: Snapshot) -> Target:
         assert batch.tgt_candidates is not None
         assert batch.candidate_scores is not None
+        assert batch.candidate_names == self._names, (batch.candidate_names, self._names)
         candidates = batch.tgt_candidates
         ease = self.cost(snapshot.candidate_nll(candidates), (candidates != PAD).sum(-1))
         distortion = self.distortion(batch.candidate_scores)

@@ -16,6 +16,7 @@ from torch import Tensor
 from mple.checks import UserError
 from mple.decoding.beam import Beam, NBest
 from mple.types import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
+from tests.fakes import autoregressive
 
 CONTENT = range(len(SPECIAL_TOKENS), len(SPECIAL_TOKENS) + 3)
 Sequence_ = tuple[int, ...]
@@ -59,6 +60,8 @@ class TableModel:
         """log P(tokens, eos | source)."""
         ends = [*tokens, EOS]
         return sum(float(self.log_probs(source, tokens[:i])[token]) for i, token in enumerate(ends))
+
+    max_length = 1000
 
     def start(self, src_tokens: Tensor) -> TableState:
         return TableState([(source_of(row), ()) for row in src_tokens])
@@ -322,3 +325,9 @@ def test_values_out_of_range_are_named(key: str, value: Any) -> None:
 def test_n_best_is_at_most_the_beam() -> None:
     with pytest.raises(UserError, match="n_best must be a number from 1 to 2; got 3"):
         Beam(beam=2).search(TableModel(0), sources(2), n_best=3)
+
+
+def test_never_longer_than_the_model_has_positions() -> None:
+    model = autoregressive(max_positions=6)
+    found = Beam(beam=2, max_length_factor=5.0)(model, sources(5, 2))
+    assert found.tokens.shape[1] <= 5

@@ -321,7 +321,7 @@ class TestLengthPredictor:
     @staticmethod
     def predictor(**changes: object) -> LengthPredictor:
         torch.manual_seed(1)
-        return LengthPredictor(16, **changes)  # type: ignore[arg-type]
+        return LengthPredictor(16, **({"max_length": 64} | changes))  # type: ignore[arg-type]
 
     def test_source_lengths_leave_eos_out(self) -> None:
         model = nat()

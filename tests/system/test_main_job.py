@@ -1,0 +1,168 @@
+"""The main job as a user runs it: `python train.py ...` in a process of its own, on a micro configuration."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SIZES = ("tiny", "small", "base", "big", "student")
+MICRO = [
+    *(f"data.source.{split}={count}" for split, count in (("train", 400), ("valid", 40), ("test", 40))),
+    *(f"sizes.{size}.{key}={value}" for size in SIZES for key, value in (("d_model", 16), ("d_ff", 32))),
+    *(f"sizes.{size}.{part}_layers=1" for size in SIZES for part in ("encoder", "decoder")),
+    *(f"sizes.{size}.num_heads=2" for size in SIZES),
+    "teacher_updates=100",  # a teacher validates as its budget says, every 100 updates
+    "student_updates=8",
+    "valid_every=4",
+    "log_every=2",
+    "max_tokens=512",
+    "trainer.precision=32-true",
+    "trainer.accelerator=cpu",
+]
+
+
+def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "train.py", *MICRO, f"outputs={outputs}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(outputs: Path, *arguments: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr)"""
+    process = start(outputs, *arguments)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def run_folder(outputs: Path, experiment: str) -> Path:
+    (folder,) = outputs.glob(f"{experiment}/grammar/*/seed1")
+    return folder
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_dynamic_kd_with_all_its_teachers_then_nothing_to_do(tmp_path: Path) -> None:
+    status, out, err = train(tmp_path, "+experiment=glat_dynkd")
+    assert status == 0, err
+    for stage in ("data: train", "teacher: tiny", "distilled: big", "train and test: glat_dynkd"):
+        assert stage in out
+    folder = run_folder(tmp_path, "glat_dynkd")
+    metrics = metrics_of(folder)
+    assert 0 <= metrics["test"]["tokenised_bleu"] <= 100
+    assert 0 <= metrics["test"]["valid_rate_percent"] <= 100
+    assert set(metrics["selection_percent"]) == {"tiny", "small", "base", "big", "raw"}
+    assert sum(metrics["selection_percent"].values()) == pytest.approx(100, abs=1e-3)
+    assert metrics["signatures"]
+    assert metrics["updates"] == 8
+    assert (folder / "hypotheses.test.txt").read_text().count("\n") == 40
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [2, 4, 6, 8]
+    for name in ("tiny", "small", "base", "big"):
+        assert "averaged.pt" in {path.name for path in run_folder(tmp_path, f"at_{name}").iterdir()}
+
+    before = files(tmp_path)
+    status, out, err = train(tmp_path, "+experiment=glat_dynkd")
+    assert status == 0, err
+    assert "finished already" in out
+    assert files(tmp_path) == before
+
+
+def test_an_unknown_experiment_lists_the_valid_ones(tmp_path: Path) -> None:
+    status, _, err = train(tmp_path / "outputs", "+experiment=glat_dynamic")
+    assert status != 0
+    for stem in (path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")):
+        assert stem in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    status, _, err = train(tmp_path / "outputs", "+experiment=glat_dynkd", "proxy_target.beta=-1")
+    assert status == 2
+    assert "Traceback" not in err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: proxy_target.beta")
+    assert not (tmp_path / "outputs").exists()
+
+
+UPDATES = 200
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    arguments = ["+experiment=vanilla_raw", f"updates={UPDATES}", "valid_every=20", "log_every=10"]
+    arguments.append("sizes.student.dropout=0.3")
+    status, _, err = train(tmp_path / "whole", *arguments)
+    assert status == 0, err
+
+    process = start(tmp_path / "cut", *arguments)
+    deadline = time.monotonic() + 120
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            if list((tmp_path / "cut").glob("vanilla_raw/grammar/*/seed1/last.ckpt")):
+                break
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    folder = run_folder(tmp_path / "cut", "vanilla_raw")
+    reached = torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < reached < UPDATES
+    assert not (folder / "metrics.json").exists()
+
+    status, out, err = train(tmp_path / "cut", *arguments)
+    assert status == 0, err
+    assert f"at update {reached}" in out
+    assert_same_run(run_folder(tmp_path / "whole", "vanilla_raw"), folder)
+
+
+def assert_same_run(expected: Path, found: Path) -> None:
+    """Bit-equal weights, equal results, an equal log: apart from times."""
+    weights, again = (torch.load(folder / "averaged.pt", weights_only=True) for folder in (expected, found))
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+    results = [metrics_of(folder) for folder in (expected, found)]
+    for split in ("test", "valid", "train"):
+        assert results[0][split] == results[1][split]
+    assert log_of(expected) == log_of(found)
+    texts = [(folder / "hypotheses.test.txt").read_text() for folder in (expected, found)]
+    assert texts[0] == texts[1]
+    best = [sorted(path.name for path in (folder / "best").iterdir()) for folder in (expected, found)]
+    assert best[0] == best[1]
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("speed/")} for line in lines]
+
+
+def test_a_multirun_makes_every_run(tmp_path: Path) -> None:
+    status, _, err = train(tmp_path, "-m", "+experiment=vanilla_raw,glat_raw")
+    assert status == 0, err
+    for experiment in ("vanilla_raw", "glat_raw"):
+        folder = run_folder(tmp_path, experiment)
+        assert metrics_of(folder)["experiment"] == experiment
+    # The second of two jobs in one process is what it would have been in a process of its own.
+    status, _, err = train(tmp_path / "alone", "+experiment=glat_raw")
+    assert status == 0, err
+    assert_same_run(run_folder(tmp_path / "alone", "glat_raw"), run_folder(tmp_path, "glat_raw"))
