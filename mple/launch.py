@@ -258,12 +258,17 @@ class Job:
         write_whole(checkpoints.average(), run.folder / "averaged.pt")
         state = torch.load(run.folder / "averaged.pt", map_location="cpu", weights_only=True)
         module.load_state_dict(state)
+        trainer.validate(module, datamodule=data, verbose=False)  # of the averaged weights, for sweeps
         trainer.test(module, datamodule=data, verbose=False)
         minutes = module.minutes()
         metrics = self._metrics(module, data, minutes)
         if trainer.is_global_zero:
             self._write_results(module, metrics)
         for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                columns = ["source", "reference", "output"]
+                rows = [[sample[column] for column in columns] for sample in module.samples[:100]]
+                logger.log_table("test/samples", columns, rows, step=cfg.updates)
             logger.finalize("success")
         if "wandb" in (cfg.logger or {}):
             import wandb

@@ -32,7 +32,7 @@ MICRO = [
 def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.Popen(
-        [sys.executable, "train.py", *MICRO, f"outputs={outputs}", *arguments],
+        [sys.executable, "train.py", *arguments, *MICRO, f"outputs={outputs}"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -105,11 +105,11 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-UPDATES = 200
+UPDATES = 60
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    arguments = ["+experiment=vanilla_raw", f"updates={UPDATES}", "valid_every=20", "log_every=10"]
+    arguments = ["+experiment=vanilla_raw", f"student_updates={UPDATES}"]
     arguments.append("sizes.student.dropout=0.3")
     status, _, err = train(tmp_path / "whole", *arguments)
     assert status == 0, err
