@@ -5,12 +5,13 @@ after 10,000 updates, then falling with the inverse square root). fairseq's Adam
 so this is AdamW.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from mple import checks
+from mple.checks import UserError
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Adam:
     lr: float | int = 5e-4
     warmup_steps: int = 4000
     schedule: str = "inverse_sqrt"
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: Sequence[float] = (0.9, 0.98)
     eps: float | int = 1e-8
     weight_decay: float | int = 0.01
     clip_norm: float | int = 1.0
@@ -33,6 +34,10 @@ class Adam:
         checks.number("optimizer.lr", self.lr, 0)
         checks.whole("optimizer.warmup_steps", self.warmup_steps, 1, "updates")
         checks.one_of("optimizer.schedule", self.schedule, ("inverse_sqrt", "fixed"))
+        if len(self.betas) != 2:
+            raise UserError(f"optimizer.betas must be two numbers; got {self.betas!r}")
+        for beta in self.betas:
+            checks.number("optimizer.betas", beta, 0, 0.9999)
         checks.number("optimizer.weight_decay", self.weight_decay, 0)
         checks.number("optimizer.clip_norm", self.clip_norm, 0)
 

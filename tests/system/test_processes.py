@@ -1,6 +1,6 @@
 """How an update is cut up, into micro-batches or over processes, does not change what it does.
 
-    python -m tests.system.test_processes PROCESSES OUT      # the processes of one run; weights go to OUT
+python -m tests.system.test_processes PROCESSES OUT      # the processes of one run; weights go to OUT
 """
 
 import dataclasses
