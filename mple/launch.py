@@ -53,10 +53,10 @@ def hardware_has_bf16() -> bool:
         return False
 
 
-def precision_of(name: str) -> str:
+def precision_of(name: object) -> str:
     checks.one_of("trainer.precision", name, ("auto", "32-true", "bf16-mixed", "16-mixed"))
     if name != "auto":
-        return name
+        return str(name)
     return "bf16-mixed" if hardware_has_bf16() else "32-true"
 
 
