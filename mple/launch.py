@@ -39,7 +39,17 @@ log = logging.getLogger(__name__)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 TEACHERS = ("tiny", "small", "base", "big")
-_PASSED_ON = ("data", "budget", "sizes", "teacher_updates", "optimizer", "trainer", "logger", "outputs")
+_PASSED_ON = (
+    "data",
+    "budget",
+    "sizes",
+    "teacher_updates",
+    "max_tokens",
+    "optimizer",
+    "trainer",
+    "logger",
+    "outputs",
+)
 """Overrides that a student's command hands on to the commands of its teachers."""
 
 

@@ -107,7 +107,7 @@ def test_every_data_file_composes(name: str) -> None:
         (("+experiment=at", "decoding.beam=0"), "decoding.beam"),
         (("+experiment=glat_raw", "updates=0"), "updates"),
         (("+experiment=glat_raw", "valid_every=30", "log_every=20"), "valid_every"),
-        (("+experiment=glat_raw", "trainer.precision=8"), "trainer.precision"),
+        (("+experiment=glat_raw", "trainer.precision=half"), "trainer.precision"),
     ],
 )
 def test_a_wrong_setting_is_named(overrides: tuple[str, ...], key: str) -> None:
