@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mple.launch import Job, guarded, quiet
+from mple.launch import Job, guarded, keep_memory, quiet
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -19,6 +19,7 @@ from mple.launch import Job, guarded, quiet
 def main(cfg: DictConfig) -> float:
     """Returns validation BLEU, which is what an optimising sweep looks at."""
     quiet()
+    keep_memory()
     metrics = Job(cfg, list(HydraConfig.get().overrides.task)).execute()
     return metrics["valid"]["tokenised_bleu"]
 

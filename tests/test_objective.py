@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mple.checks import UserError
-from mple.objective import Objective
-from mple.objective.cross_entropy import CrossEntropy, smoothed_nll
+from mple.objective import Objective, cross_entropy
+from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
 from mple.types import MASK, PAD, DecoderInput, Target
 from tests.fakes import VOCABULARY, contents, output_of
 
@@ -24,7 +24,7 @@ def example(revealed_share: float = 0.0) -> tuple[Tensor, Target, DecoderInput]:
 
 def test_worked_number() -> None:
     logits = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log()
-    smoothed, nll = smoothed_nll(logits, torch.tensor([0]), 0.1)
+    smoothed, nll = linear_cross_entropy(logits, torch.eye(4), torch.tensor([0]), 0.1)
     assert float(smoothed) == pytest.approx(0.5026, abs=5e-5)
     assert float(nll) == pytest.approx(0.3567, abs=5e-5)
 
@@ -84,14 +84,38 @@ def test_everything_revealed() -> None:
 
 
 def test_bf16_is_close_to_float32() -> None:
+    features, weight, labels = projection()
+    high = linear_cross_entropy(features, weight, labels, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = linear_cross_entropy(features, weight, labels, 0.1)
+    for a, b in zip(low, high, strict=True):
+        assert a.dtype == torch.float32
+        assert float(a) == pytest.approx(float(b), rel=1e-2)
+
+
+def projection() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2000, 300, generator=generator).bfloat16()
-    labels = torch.randint(300, (2000,), generator=generator)
-    for low, high in zip(
-        smoothed_nll(logits, labels, 0.1), smoothed_nll(logits.float(), labels, 0.1), strict=True
-    ):
-        assert low.dtype == torch.float32
-        assert float(low) == pytest.approx(float(high), rel=1e-3)
+    features = torch.randn(50, 16, generator=generator)
+    weight = torch.randn(30, 16, generator=generator)
+    return features, weight, torch.randint(30, (50,), generator=generator)
+
+
+@pytest.mark.parametrize("chunk", [1, 30 * 7, 2**21])
+def test_chunks_change_neither_loss_nor_gradients(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "_CHUNK", chunk)
+    features, weight, labels = projection()
+    own = [features.clone().requires_grad_(), weight.clone().requires_grad_()]
+    torchs = [features.clone().requires_grad_(), weight.clone().requires_grad_()]
+    loss, nll = linear_cross_entropy(own[0], own[1], labels, 0.1)
+    expected = functional.cross_entropy(torchs[0] @ torchs[1].T, labels, label_smoothing=0.1, reduction="sum")
+    (3 * loss).backward()
+    (3 * expected).backward()
+    assert not nll.requires_grad
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    for mine, theirs in zip(own, torchs, strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])

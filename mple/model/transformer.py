@@ -68,7 +68,10 @@ class Embedding(nn.Module):
                 f"{self.positions.num_embeddings}"
             )
         x = self.tokens(tokens) * self.scale + self.positions.weight[start:stop]
-        return self.dropout(x if latent is None else x + latent)
+        x = self.dropout(x if latent is None else x + latent)
+        # Under autocast the residual stream is of its type too: else every block would copy it to and fro.
+        device = x.device.type
+        return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class FeedForward(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor
 from mple.decoding.beam import Beam
 from mple.model.autoregressive import Autoregressive
 from mple.modules.update import BITS, Score, UpdateModule
-from mple.objective.cross_entropy import CrossEntropy, smoothed_nll
+from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
 from mple.optimizer import Adam
 from mple.types import PAD, Batch, Hypotheses, Mean
 
@@ -55,7 +55,7 @@ class AutoregressiveModule(UpdateModule):
         labels, counts = self._labelled(batch)
         encoder_out = self.model.encode(batch.src_tokens)
         output = self.model.decode(self.model.prefixes(batch.tgt_tokens), encoder_out)
-        nats, nll = smoothed_nll(output.logits_at(counts), labels[counts], smoothing)
+        nats, nll = linear_cross_entropy(output.features[counts], output.weight, labels[counts], smoothing)
         count = counts.sum().float()
         return Mean(nats, count), Mean(nll, count)
 

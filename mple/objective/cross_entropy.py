@@ -5,25 +5,71 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from mple import checks
 from mple.types import DecoderInput, DecoderOutput, Mean, Target
 
+_CHUNK = 2**21
+"""Logits made at once: few enough to stay in a CPU's cache, many enough to keep a GPU busy."""
 
-def smoothed_nll(
-    logits: Float[Tensor, "N V"], labels: Int[Tensor, "N"], smoothing: float
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The projection and the loss together, some rows at a time: the N x V logits never exist.
+
+    The loss is a sum, so its gradient is known with it up to one factor, which the backward multiplies in.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        device, size = features.device.type, weight.shape[0]
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+        states, table = features.to(dtype), weight.to(dtype)
+        is_trained = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        grad_features = torch.empty_like(states) if is_trained else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if is_trained else None
+        nll = torch.zeros((), device=features.device)
+        uniform = torch.zeros((), device=features.device)
+        rows = max(1, _CHUNK // size)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(labels), rows):
+                some, label = states[start : start + rows], labels[start : start + rows].unsqueeze(1)
+                log_probs = (some @ table.T).float().log_softmax(-1)  # (rows, V)
+                nll -= log_probs.gather(1, label).sum()
+                if smoothing:
+                    uniform -= log_probs.sum() / size
+                if grad_features is None or grad_weight is None:
+                    continue
+                grad = log_probs.exp_().sub_(smoothing / size)
+                grad.scatter_add_(1, label, grad.new_full(label.shape, smoothing - 1))
+                grad = grad.to(dtype)
+                torch.mm(grad, table, out=grad_features[start : start + rows])
+                grad_weight += grad.T @ some
+        ctx.save_for_backward(grad_features, grad_weight)
+        ctx.dtypes = features.dtype, weight.dtype
+        ctx.mark_non_differentiable(nll)
+        return (1 - smoothing) * nll + smoothing * uniform, nll
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+        grad_features, grad_weight = ctx.saved_tensors
+        of_features, of_weight = ctx.dtypes
+        return (grad_features * grad).to(of_features), (grad_weight * grad).to(of_weight), None, None
+
+
+def linear_cross_entropy(
+    features: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    labels: Int[Tensor, "N"],
+    smoothing: float | int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sums over N of (1−ε)·NLL + ε·mean_v(−log p_v), and of the plain NLL (no gradient), in nats.
 
-    bf16 logits are not copied to float32: the log-softmax computes in float32 inside, and so do the sums.
+    p = softmax(features · weightᵀ). Matrix products are in the autocast type, everything else in float32.
+    Gradients go to `features` and `weight`, once (no double backward).
     """
-    log_probs = functional.log_softmax(logits, -1)
-    nll = -log_probs.gather(1, labels.unsqueeze(1)).float().sum()
-    if smoothing == 0:
-        return nll, nll.detach()
-    uniform = -log_probs.sum(dtype=torch.float32) / logits.shape[-1]
-    return (1 - smoothing) * nll + smoothing * uniform, nll.detach()
+    return _LinearCrossEntropy.apply(features, weight, labels, smoothing)
 
 
 @dataclass(frozen=True)
@@ -46,8 +92,9 @@ class CrossEntropy:
 
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
         positions = target.counts & ~inputs.revealed
-        logits = output.logits_at(positions)
-        nats, nll = smoothed_nll(logits, target.tokens[positions], self.label_smoothing)
+        nats, nll = linear_cross_entropy(
+            output.features[positions], output.weight, target.tokens[positions], self.label_smoothing
+        )
         return {
             "nats": Mean(nats, positions.sum().float()),
             "nll": Mean(nll, target.counts.sum().float()),
