@@ -227,8 +227,9 @@ class Job:
         """The LightningModule, its weights a function of the seed."""
         pl.seed_everything(self.cfg.seed, verbose=False)
         src, tgt = data.src_vocabulary, data.tgt_vocabulary
+        own = {"says_blank": self.proxy.says_blank} if self.proxy is not None else {}
         model = instantiate(self.cfg.module.model, _convert_="all")(
-            size=self.size, src_size=len(src), tgt_size=len(tgt), is_joint=src is tgt
+            size=self.size, src_size=len(src), tgt_size=len(tgt), is_joint=src is tgt, **own
         )
         parts: dict[str, Any] = {"model": model, "objective": self.objective, "decoding": self.decoding}
         parts |= {"optimizer": self.optimizer, "seed": self.cfg.seed, "log_every": self.cfg.log_every}

@@ -7,14 +7,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mple.model.nat import NAT
-from mple.types import PAD, SPECIAL_TOKENS, Hypotheses
+from mple.types import PAD, Hypotheses
 
 
 @dataclass(frozen=True)
 class Argmax:
     """Default Decoding of the paper: argmax P(t_i | Z*, X) at every position, Z* fully masked.
 
-    Special symbols are never said. `scores` are summed log-probabilities of the tokens, without the length's.
+    Special symbols are never said, except `<blank>` by a model that was trained to say it (AXE); texts leave it
+    out. `scores` are summed log-probabilities of the tokens, without the length's.
     """
 
     def __call__(self, model: NAT, src_tokens: Int[Tensor, "B S"]) -> Hypotheses:
@@ -24,9 +25,9 @@ class Argmax:
         is_canvas = inputs.is_canvas
         logits = model.decode(inputs, encoder_out).logits_at(is_canvas).float()
         normaliser = logits.logsumexp(-1)
-        best, token = logits[:, len(SPECIAL_TOKENS) :].max(-1)
+        best, token = logits[:, model.first_sayable :].max(-1)
         tokens = torch.full_like(inputs.tokens, PAD)
-        tokens[is_canvas] = token + len(SPECIAL_TOKENS)
+        tokens[is_canvas] = token + model.first_sayable
         scores = torch.zeros(tokens.shape, device=tokens.device)
         scores[is_canvas] = best - normaliser
         return Hypotheses(tokens, scores.sum(1), passes=1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mple.model.length import LengthPredictor
 from mple.model.transformer import Decoder, Encoder, Size, embeddings
-from mple.types import MASK, PAD, DecoderInput, DecoderOutput, EncoderOutput
+from mple.types import BLANK, MASK, PAD, DecoderInput, DecoderOutput, EncoderOutput
 
 
 class NAT(nn.Module):
@@ -24,6 +24,9 @@ class NAT(nn.Module):
 
     Source: Gu et al. (2018) without fertilities; decoder input `<mask>` as in CMLM (Ghazvininejad et al.,
     2019), which the paper's E.5 counts among the vanilla inputs.
+
+    says_blank: whether `<blank>`, the empty token of AXE, may be said when decoding. No other special symbol
+    ever is; decodings look at ids from `first_sayable` on.
     """
 
     def __init__(
@@ -33,8 +36,10 @@ class NAT(nn.Module):
         src_size: int,
         tgt_size: int,
         is_joint: bool,
+        says_blank: bool = False,
     ) -> None:
         super().__init__()
+        self.first_sayable = BLANK if says_blank else BLANK + 1
         src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
         self.encoder = Encoder(size, src_embedding)
         self.decoder = Decoder(size, tgt_embedding)

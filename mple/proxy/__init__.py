@@ -16,4 +16,8 @@ class Proxy(Protocol):
     def candidates(self) -> tuple[str, ...]:
         """Names of the target candidates that batches must carry ("raw" or teachers)."""
 
+    @property
+    def says_blank(self) -> bool:
+        """Whether T may hold `<blank>`, so that decoding may say it."""
+
     def __call__(self, batch: Batch, snapshot: Snapshot) -> tuple[Target, DecoderInput, Snapshot]: ...

@@ -19,6 +19,10 @@ class TargetFirst:
     def candidates(self) -> tuple[str, ...]:
         return self.target.candidates
 
+    @property
+    def says_blank(self) -> bool:
+        return self.target.says_blank
+
     def __call__(self, batch: Batch, snapshot: Snapshot) -> tuple[Target, DecoderInput, Snapshot]:
         target = self.target(batch, snapshot)
         snapshot = snapshot.on(target.lengths)

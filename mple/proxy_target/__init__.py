@@ -4,7 +4,7 @@ A proxy target is called as `proxy_target(batch, snapshot)` and returns a `Targe
 inputs, takes no gradient, and asks the snapshot only if T depends on the model. One file each.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -15,6 +15,9 @@ from mple.types import PAD, Batch, Target
 
 @runtime_checkable
 class ProxyTarget(Protocol):
+    says_blank: ClassVar[bool]
+    """Whether T may hold `<blank>`, the empty token."""
+
     @property
     def candidates(self) -> tuple[str, ...]:
         """Names of the target candidates that batches must carry ("raw" or teachers); () for none."""

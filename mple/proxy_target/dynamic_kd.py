@@ -10,6 +10,7 @@ normalised; both change the choice. The default, mean and normalised, keeps the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +40,8 @@ class DynamicKD:
     Source: Sec. 3.4, App. F. Difference: in the paper γ is unnormalised as written; `normalize_gamma: false`
     gives that.
     """
+
+    says_blank: ClassVar[bool] = False
 
     gamma: Mapping[str, float | int]
     beta: float | int = 0.2

@@ -1,6 +1,7 @@
 """T = what an autoregressive teacher says: sequence-level knowledge distillation (App. E.2)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mple.proxy_target import laid_out
 from mple.snapshot import Snapshot
@@ -13,6 +14,8 @@ class KD:
 
     Source: Kim & Rush (2016); the paper's teacher is "base" with beam 5.
     """
+
+    says_blank: ClassVar[bool] = False
 
     teacher: str = "base"
 

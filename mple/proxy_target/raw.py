@@ -1,6 +1,7 @@
 """T = Y: the reference itself (App. E.1 of the paper)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mple.proxy_target import laid_out
 from mple.snapshot import Snapshot
@@ -11,6 +12,8 @@ from mple.types import Batch, Target
 class Raw:
     """Q(T = Y | X) = 1: with a blank Z this is plain maximum likelihood, which loses the conditional total
     correlation of the data (Theorem 1)."""
+
+    says_blank: ClassVar[bool] = False
 
     @property
     def candidates(self) -> tuple[str, ...]:
