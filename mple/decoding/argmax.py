@@ -14,8 +14,8 @@ from mple.types import PAD, Hypotheses
 class Argmax:
     """Default Decoding of the paper: argmax P(t_i | Z*, X) at every position, Z* fully masked.
 
-    Special symbols are never said, except `<blank>` by a model that was trained to say it (AXE); texts leave it
-    out. `scores` are summed log-probabilities of the tokens, without the length's.
+    Special symbols are never said, except `<blank>` by a model that was trained to say it (AXE); texts
+    leave it out. `scores` are summed log-probabilities of the tokens, without the length's.
     """
 
     def __call__(self, model: NAT, src_tokens: Int[Tensor, "B S"]) -> Hypotheses:
