@@ -49,6 +49,12 @@ def nat(seed: int = 0, is_joint: bool = True, max_offset: int = 3, **size: Any) 
     return _shaken(NAT(tiny_size(**size), length, VOCABULARY, VOCABULARY, is_joint), seed)
 
 
+def tiny_nat(entries: int, **size: Any) -> NAT:
+    """A NAT as it is before training, with a vocabulary of `entries`; its weights are the caller's seed's."""
+    length = partial(LengthPredictor, max_offset=3)
+    return NAT(tiny_size(**size), length, entries, entries, is_joint=True)
+
+
 def autoregressive(seed: int = 0, is_joint: bool = True, **size: Any) -> Autoregressive:
     torch.manual_seed(seed)
     return _shaken(Autoregressive(tiny_size(**size), VOCABULARY, VOCABULARY, is_joint), seed)

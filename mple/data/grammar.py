@@ -453,10 +453,10 @@ class Grammar:
         UserError: a probability is not a number from 0 to 0.5.
     """
 
-    order: float = 0.5
-    formality: float = 0.5
-    tense: float = 0.5
-    separable: float = 0.5
+    order: float | int = 0.5
+    formality: float | int = 0.5
+    tense: float | int = 0.5
+    separable: float | int = 0.5
 
     def __post_init__(self) -> None:
         for mode in fields(self):
