@@ -66,7 +66,7 @@ class _Movable:
         moved = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor | _Movable)
         }
         return dataclasses.replace(self, **moved)  # type: ignore[type-var]
 
@@ -97,18 +97,33 @@ class Batch(_Movable):
 
 
 @dataclass(frozen=True)
+class Penalty(_Movable):
+    """Tokens of the reference that T has no place for, and what leaving them out costs (AXE's skip penalty).
+
+    Token `tokens[b, i]` costs `weights[b, i]` times its negative log-likelihood at canvas position
+    `positions[b, i]`, beside what T says there; a weight of 0 is no penalty. T alone enters L_NAT.
+    """
+
+    positions: Int[Tensor, "B T"]
+    tokens: Int[Tensor, "B T"]
+    weights: Float[Tensor, "B T"]
+
+
+@dataclass(frozen=True)
 class Target(_Movable):
     """T, the proxy target, laid on the canvas.
 
     `tokens[b, j]` is what position j is trained to say; `counts` is True where the loss looks
     (content positions of the canvas; a proxy input's revealed positions are taken out by the objective).
-    `reference` is the text that T was made from: Y itself, or the distilled Y.
+    `reference` is the text that T was made from: Y itself, or the distilled Y. `penalty` is what the
+    objective adds for the tokens of the reference that T lacks; None where nothing is added.
     """
 
     tokens: Int[Tensor, "B L"]
     counts: Bool[Tensor, "B L"]
     reference: Int[Tensor, "B T"]
     log: dict[str, Mean] = field(default_factory=dict)
+    penalty: Penalty | None = None
 
     @property
     def lengths(self) -> Int[Tensor, "B"]:

@@ -1,5 +1,7 @@
 """The cross-entropy against torch's, the worked number, and what enters which denominator."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch.nn import functional
 from mple.checks import UserError
 from mple.objective import Objective, cross_entropy
 from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
-from mple.types import MASK, PAD, DecoderInput, Target
+from mple.types import MASK, PAD, DecoderInput, Penalty, Target
 from tests.fakes import VOCABULARY, contents, output_of
 
 
@@ -122,3 +124,59 @@ def test_chunks_change_neither_loss_nor_gradients(chunk: int, monkeypatch: pytes
 def test_refusal_names_the_key(smoothing: float) -> None:
     with pytest.raises(UserError, match=r"objective\.label_smoothing"):
         CrossEntropy(smoothing)
+
+
+def penalised(target: Target, scale: float = 1.0) -> Target:
+    """Every third token or so penalised, at random positions of its sentence's canvas."""
+    generator = torch.Generator().manual_seed(9)
+    positions = (torch.rand(target.tokens.shape, generator=generator) * target.lengths.unsqueeze(1)).long()
+    weights = scale * (1 + torch.rand(target.tokens.shape, generator=generator))
+    is_none = (torch.rand(target.tokens.shape, generator=generator) < 0.6) | ~target.counts
+    return dataclasses.replace(
+        target, penalty=Penalty(positions, target.tokens, weights.masked_fill(is_none, 0.0))
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, VOCABULARY * 4, 2**21])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_penalty_is_minimised_but_neither_counted_nor_nll(
+    smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_entropy, "_CHUNK", chunk)
+    logits, plain, inputs = example(0.4)
+    target = penalised(plain)
+    own, torchs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = CrossEntropy(smoothing)(output_of(own), target, inputs)
+    before = CrossEntropy(smoothing)(output_of(logits), plain, inputs)
+    expected = torch.zeros(())
+    due = dropped = 0
+    assert target.penalty is not None
+    for b, i in plain.counts.nonzero().tolist():
+        label, weight = target.penalty.tokens[b, i], target.penalty.weights[b, i]
+        if not inputs.revealed[b, i]:
+            said = plain.tokens[b, i]
+            expected = expected + functional.cross_entropy(torchs[b, i], said, label_smoothing=smoothing)
+        j = int(target.penalty.positions[b, i])
+        if weight and inputs.revealed[b, j]:
+            dropped += 1
+        elif weight:
+            due += 1
+            loss = functional.cross_entropy(torchs[b, j], label, label_smoothing=smoothing)
+            expected = expected + weight * loss
+    assert due  # else nothing is tested
+    assert dropped
+    found["nats"].total.backward()
+    expected.backward()
+    torch.testing.assert_close(found["nats"].total, expected)
+    torch.testing.assert_close(own.grad, torchs.grad)
+    assert torch.equal(found["nats"].count, before["nats"].count)
+    assert torch.equal(CrossEntropy(smoothing).count(target, inputs), before["nats"].count)
+    torch.testing.assert_close(found["nll"].total, before["nll"].total)
+    assert torch.equal(found["nll"].count, before["nll"].count)
+
+
+def test_a_penalty_of_nothing_is_none() -> None:
+    logits, plain, inputs = example(0.4)
+    found = CrossEntropy()(output_of(logits), penalised(plain, 0.0), inputs)
+    before = CrossEntropy()(output_of(logits), plain, inputs)
+    assert {name: m.value() for name, m in found.items()} == {name: m.value() for name, m in before.items()}

@@ -21,7 +21,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float
+        ctx, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float, penalties: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         device, size = features.device.type, weight.shape[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
@@ -30,32 +30,47 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_features = torch.empty_like(states) if is_trained else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if is_trained else None
         nll = torch.zeros((), device=features.device)
+        penalty = torch.zeros((), device=features.device)
         uniform = torch.zeros((), device=features.device)
+        counted = len(labels) if penalties is None else len(labels) - len(penalties)
+        factors = torch.ones(len(labels), 1, device=features.device)
+        if penalties is not None:
+            factors[counted:, 0] = penalties
         rows = max(1, _CHUNK // size)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(labels), rows):
                 some, label = states[start : start + rows], labels[start : start + rows].unsqueeze(1)
                 log_probs = (some @ table.T).float().log_softmax(-1)  # (rows, V)
-                nll -= log_probs.gather(1, label).sum()
+                of_label = log_probs.gather(1, label)
+                before = max(0, counted - start)  # rows of this chunk that are no penalty
+                factor = None if before >= len(some) else factors[start : start + rows]
+                nll -= of_label[:before].sum()
+                if factor is not None:
+                    penalty -= (of_label * factor)[before:].sum()
                 if smoothing:
-                    uniform -= log_probs.sum() / size
+                    by_row = log_probs.sum() if factor is None else log_probs.sum(1, keepdim=True) * factor
+                    uniform -= by_row.sum() / size
                 if grad_features is None or grad_weight is None:
                     continue
                 grad = log_probs.exp_().sub_(smoothing / size)
                 grad.scatter_add_(1, label, grad.new_full(label.shape, smoothing - 1))
+                if factor is not None:
+                    grad.mul_(factor)
                 grad = grad.to(dtype)
                 torch.mm(grad, table, out=grad_features[start : start + rows])
                 grad_weight += grad.T @ some
         ctx.save_for_backward(grad_features, grad_weight)
         ctx.dtypes = features.dtype, weight.dtype
         ctx.mark_non_differentiable(nll)
-        return (1 - smoothing) * nll + smoothing * uniform, nll
+        return (1 - smoothing) * (nll + penalty) + smoothing * uniform, nll
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def backward(  # type: ignore[no-untyped-def]
+        ctx, grad: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         grad_features, grad_weight = ctx.saved_tensors
         of_features, of_weight = ctx.dtypes
-        return (grad_features * grad).to(of_features), (grad_weight * grad).to(of_weight), None, None
+        return (grad_features * grad).to(of_features), (grad_weight * grad).to(of_weight), None, None, None
 
 
 def linear_cross_entropy(
@@ -63,13 +78,16 @@ def linear_cross_entropy(
     weight: Float[Tensor, "V D"],
     labels: Int[Tensor, "N"],
     smoothing: float | int,
+    penalties: Float[Tensor, "P"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sums over N of (1−ε)·NLL + ε·mean_v(−log p_v), and of the plain NLL (no gradient), in nats.
 
     p = softmax(features · weightᵀ). Matrix products are in the autocast type, everything else in float32.
     Gradients go to `features` and `weight`, once (no double backward).
+
+    penalties: what the *last* P of the N rows count in the first sum; they are left out of the second.
     """
-    return _LinearCrossEntropy.apply(features, weight, labels, smoothing)
+    return _LinearCrossEntropy.apply(features, weight, labels, smoothing, penalties)
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,9 @@ class CrossEntropy:
 
     `nats` is divided by the positions summed; `nll` by *all* target tokens, a revealed one counting with 0,
     which is L_NAT of the paper (the copy mechanism of App. E.6).
+
+    A target's penalty (AXE's skipped tokens) is added to the sum of `nats`, smoothed too, but neither to its
+    count nor to `nll`; at a revealed position nothing is predicted, so nothing is penalised.
     """
 
     label_smoothing: float | int = 0.1
@@ -92,9 +113,14 @@ class CrossEntropy:
 
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
         positions = target.counts & ~inputs.revealed
-        nats, nll = linear_cross_entropy(
-            output.features[positions], output.weight, target.tokens[positions], self.label_smoothing
-        )
+        features, labels, penalties = output.features[positions], target.tokens[positions], None
+        if (penalty := target.penalty) is not None:
+            is_due = (penalty.weights > 0) & ~inputs.revealed.gather(1, penalty.positions)
+            sentence = is_due.nonzero()[:, 0]
+            features = torch.cat([features, output.features[sentence, penalty.positions[is_due]]])
+            labels = torch.cat([labels, penalty.tokens[is_due]])
+            penalties = penalty.weights[is_due]
+        nats, nll = linear_cross_entropy(features, output.weight, labels, self.label_smoothing, penalties)
         return {
             "nats": Mean(nats, positions.sum().float()),
             "nll": Mean(nll, target.counts.sum().float()),

@@ -25,6 +25,23 @@ class ProxyTarget(Protocol):
     def __call__(self, batch: Batch, snapshot: Snapshot) -> Target: ...
 
 
+@runtime_checkable
+class AlignedTarget(ProxyTarget, Protocol):
+    """A T that is a reference R laid anew on R's canvas, where the model's predictions suggest.
+
+    Its `__call__` is `reference`, then `align` under the fully masked Z*. An order that chooses Z first calls
+    the two itself, with `snapshot.given(Z)` between them.
+    """
+
+    @property
+    def reference(self) -> ProxyTarget:
+        """What chooses R: raw text, a teacher's, or Dynamic KD's choice."""
+
+    def align(self, reference: Target, snapshot: Snapshot) -> Target:
+        """R laid out by the predictions of `snapshot`, whose canvas must be R's. Takes no gradient, even
+        where the snapshot has one."""
+
+
 def laid_out(tokens: Int[Tensor, "B T"]) -> Target:
     """A sentence laid on a canvas of its own length, every token counted."""
     is_content = tokens != PAD
