@@ -3,6 +3,7 @@
 plan        what exists already, what will run (printed first)
 data        raw text -> vocabulary -> Arrow corpora
 teachers    each a run of its own (experiment `at`), distilled over train and valid
+start       the run whose weights this one starts from (OaXE)
 train       resumes from last.ckpt by itself; a finished run does nothing
 test        with the mean of the best checkpoints; metrics.json and one table
 """
@@ -12,6 +13,7 @@ import ctypes
 import functools
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -26,15 +28,19 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from mple import checks
+from mple import checks, start
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
+from mple.decoding import Decoding
+from mple.decoding.beam import Beam
 from mple.distill import distill
 from mple.estimator.text import TextScore
 from mple.model.transformer import Size
 from mple.modules.update import UpdateModule
+from mple.proxy_input.blank import Blank
 from mple.run import Run, provenance, write_text
 
 log = logging.getLogger(__name__)
@@ -53,6 +59,14 @@ _PASSED_ON = (
     "outputs",
 )
 """Overrides that a student's command hands on to the commands of its teachers."""
+_PASSED_TO_START = (
+    *(name for name in _PASSED_ON if name not in ("optimizer", "teacher_updates")),
+    *("student_updates", "teacher_seed", "module", "vanilla_input", "seed", "size"),
+)
+"""Overrides handed on to the run that gives a run its first weights: not the optimizer, which is the second
+stage's own."""
+
+OmegaConf.register_new_resolver("divide", lambda a, b: max(1, round(a / b)), replace=True)
 
 
 def hardware_has_bf16() -> bool:
@@ -89,7 +103,7 @@ class Job:
                 "valid_every must be a multiple of log_every and at most updates; "
                 f"got {cfg.valid_every}, {cfg.log_every} and {cfg.updates}"
             )
-        self.run = Run.of(self.plain, Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
+        self._check_start()
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
         make = functools.partial(instantiate, _convert_="all")
         self.size = Size(**self.plain["sizes"][cfg.size])
@@ -104,6 +118,44 @@ class Job:
             if self.is_student
             else None
         )
+        self.check_decoding()
+        self.run = Run.of(self._identity(), Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
+
+    def check_decoding(self) -> None:
+        """Refuses a decoding that this kind of model, or its way of training, cannot serve."""
+        is_for_student = not isinstance(self.decoding, Beam)
+        if is_for_student != self.is_student:
+            kind, needed = ("a NAT", "argmax, length_parallel, npd or mask_predict")
+            if not self.is_student:
+                kind, needed = ("an autoregressive model", "beam")
+            raise UserError(f"decoding must be {needed} for {kind}; got {type(self.decoding).__name__}")
+        if self.proxy is not None and self.decoding.needs_masks and isinstance(self.proxy.input, Blank):
+            raise UserError(
+                "decoding=mask_predict shows the decoder some of its own tokens, which only a model trained "
+                f"with a partly revealed Z has learned to read; {self.cfg.name} has proxy_input=blank"
+            )
+
+    def _identity(self) -> dict[str, Any]:
+        """The settings that this run depends on; its teachers and its start by their own keys."""
+        unused = () if self.is_student else ("proxy", "proxy_target", "proxy_input", "vanilla_input")
+        own = {key: value for key, value in self.plain.items() if key not in unused}
+        first = self.first_stage()
+        if first is not None:
+            own["start"] = first.run.key
+        teachers = {name: [job.run.key, job.run.seed] for name, job in self.teachers().items()}
+        return own | {"size": self.plain["sizes"][self.cfg.size], "teachers": teachers or None}
+
+    def _check_start(self) -> None:
+        """All that can be known about `start` before there are data."""
+        begin = self.plain["start"]
+        if isinstance(begin, str):
+            start.read(Path(begin))
+        elif begin is not None:
+            if not isinstance(begin, dict) or set(begin) != {"experiment", "updates"}:
+                raise UserError(
+                    f"start must be a file of weights, or an experiment and updates; got {begin!r}"
+                )
+            checks.whole("start.updates", begin["updates"], 1, "updates")
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -116,14 +168,32 @@ class Job:
     def teachers(self) -> dict[str, "Job"]:
         """The jobs whose models distil this one's candidates."""
         names = [name for name in self.candidates if name != "raw"]
+        asked = self.decoding.teacher if self.is_student else None
+        if asked is not None and asked not in names:
+            names.append(asked)
         for name in names:
-            checks.one_of("a teacher of proxy_target", name, TEACHERS)
+            checks.one_of("a teacher of proxy_target or decoding", name, TEACHERS)
         own = [o for o in self.overrides if o.lstrip("+~").split("=")[0].split(".")[0] in _PASSED_ON]
         jobs = {}
         for name in names:
             overrides = ["+experiment=at", f"size={name}", f"seed={self.cfg.teacher_seed}", *own]
             jobs[name] = Job(hydra.compose("train", overrides), overrides)
         return jobs
+
+    def first_stage(self) -> "Job | None":
+        """The job whose last weights this one starts from."""
+        begin = self.plain["start"]
+        if not isinstance(begin, dict):
+            return None
+        overrides = [f"+experiment={begin['experiment']}"]
+        overrides += [
+            o for o in self.overrides if o.lstrip("+~").split("=")[0].split(".")[0] in _PASSED_TO_START
+        ]
+        if begin["updates"] != self.cfg.student_updates:  # else it is that experiment's own run
+            log_every = math.gcd(begin["updates"], self.cfg.log_every)
+            overrides += [f"updates={begin['updates']}", f"log_every={log_every}"]
+            overrides.append(f"valid_every={begin['updates']}")
+        return Job(hydra.compose("train", overrides), overrides)
 
     def data(self, seed: int, candidates: tuple[str, ...] = (), distilled: Any = None) -> TranslationData:
         cfg = self.cfg
@@ -155,6 +225,9 @@ class Job:
             rows.append((f"teacher: {name}", job.run.is_finished(), job.command))
             done = all((job.distilled_folder() / s / "distilled.json").exists() for s in ("train", "valid"))
             rows.append((f"distilled: {name}", done, ""))
+        first = self.first_stage()
+        if first is not None:
+            rows.append((f"start: {first.run.experiment}", first.run.is_finished(), first.command))
         rows.append((f"train and test: {self.run.experiment}", self.run.is_finished(), self.command))
         return rows
 
@@ -180,6 +253,9 @@ class Job:
         teachers = self.teachers()
         for name, job in teachers.items():
             job.execute_teacher(name)
+        first = self.first_stage()
+        if first is not None and not first.run.is_finished():
+            first.execute()
         data = self.data(
             self.cfg.seed, self.candidates, {n: job.distilled_folder() for n, job in teachers.items()}
         )
@@ -202,16 +278,13 @@ class Job:
             return
         data = self.data(0)
         data.setup()
-        module = self.module(data)
-        module.load_state_dict(
-            torch.load(self.run.folder / "averaged.pt", map_location="cpu", weights_only=True)
-        )
+        model = self.trained(data)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
         for split in splits:
             folder = self.distilled_folder() / split
             rate = distill(
-                module.model.to(device),  # type: ignore[arg-type]
+                model.to(device),  # type: ignore[arg-type]
                 data,
                 split,
                 folder,
@@ -236,12 +309,34 @@ class Job:
         parts["score"] = TextScore(self.source.tgt_lang, getattr(self.source, "grammar", None))
         if self.is_student:
             parts |= {"proxy": self.proxy, "updates": self.cfg.updates}
+            parts["decoding"] = self.prepared_decoding(data)
         node = OmegaConf.create({k: v for k, v in self.cfg.module.items() if k != "model"})
-        return instantiate(node)(**parts)
+        module = instantiate(node)(**parts)
+        first = self.first_stage()
+        if first is not None or isinstance(self.plain["start"], str):
+            path = first.run.last if first is not None else Path(self.plain["start"])
+            weights = start.read(path)
+            start.check(weights, module.state_dict(), path)
+            module.load_state_dict(weights)
+        return module
+
+    def prepared_decoding(self, data: TranslationData) -> Decoding:
+        """The decoding with what no configuration holds: the teacher that it asks, and where words begin."""
+        teacher = self.decoding.teacher
+        model = None if teacher is None else self.teachers()[teacher].trained(data)
+        starts_word = torch.from_numpy(data.tgt_vocabulary.starts_word())
+        return self.decoding.prepared(teacher=model, starts_word=starts_word)
+
+    def trained(self, data: TranslationData) -> nn.Module:
+        """The model with its final weights."""
+        module = self.module(data)
+        module.load_state_dict(start.read(self.run.folder / "averaged.pt"))
+        return module.model.eval()
 
     def fit_and_test(self, data: TranslationData) -> dict[str, Any]:
         run, cfg = self.run, self.cfg
         run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command)
+        run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
         module = self.module(data)
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)
@@ -278,10 +373,6 @@ class Job:
         if trainer.is_global_zero:
             self._write_results(module, metrics)
         for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                columns = ["source", "reference", "output"]
-                rows = [[sample[column] for column in columns] for sample in module.samples[:100]]
-                logger.log_table("test/samples", columns, rows, step=cfg.updates)
             logger.finalize("success")
         if "wandb" in (cfg.logger or {}):
             import wandb

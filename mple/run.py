@@ -5,6 +5,7 @@ outputs/<experiment>/<data>/<key>/seed<k>/
     run.json         commit, versions, machine     metrics.json    the results: the run is finished
     last.ckpt        to resume from                best/           weights of the best validations
     averaged.pt      the final weights             hypotheses.test.txt, samples.jsonl
+    vocabulary/      of source and target: with config.yaml and averaged.pt all that translating needs
 """
 
 import datetime
@@ -12,29 +13,38 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from mple.checks import UserError
 from mple.data.stage import disk_may_fill
 
-NOT_IDENTITY = ("outputs", "logger", "seed", "name", "hydra")
-"""Settings that do not change what a run learns, or that have a folder level of their own."""
+NOT_IDENTITY = (
+    *("outputs", "logger", "seed", "name", "hydra"),
+    *("teacher_seed", "teacher_updates", "student_updates", "fine_tuning_lr", "sizes"),
+)
+"""Settings that do not change what a run learns, that have a folder level of their own, or that others are
+made of (a run's own size and number of updates are told apart from the budget they come from)."""
 
 
 def key_of(config: Mapping[str, object]) -> str:
-    """Eight hex digits of the settings that make the run what it is. Where data lie is not among them."""
+    """Eight hex digits of the settings that make the run what it is. Where data lie is not among them, nor is
+    what is null."""
 
     def identity(value: object) -> object:
         if isinstance(value, Mapping):
-            return {k: identity(v) for k, v in value.items() if k not in ("root", "path", "num_workers")}
+            skipped = ("root", "path", "num_workers")
+            return {k: identity(v) for k, v in value.items() if k not in skipped and v is not None}
         return value
 
-    own = {k: identity(v) for k, v in config.items() if k not in NOT_IDENTITY}
+    own = identity({k: v for k, v in config.items() if k not in NOT_IDENTITY})
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -66,6 +76,10 @@ class Run:
         return self.folder / "last.ckpt"
 
     @property
+    def vocabulary(self) -> Path:
+        return self.folder / "vocabulary"
+
+    @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.json"
 
@@ -82,8 +96,40 @@ class Run:
         write_text(self.folder / "config.yaml", config_yaml)
         write_text(self.folder / "run.json", json.dumps(provenance(command), indent=2) + "\n")
 
+    def keep_vocabulary(self, prepared: Path) -> None:
+        """Copy the finished stage folder `prepared` to `vocabulary/`: whole or not at all, and only once.
+
+        Raises:
+            UserError: the run was begun with another vocabulary, which its last checkpoint speaks.
+        """
+        if self.vocabulary.exists():
+            if _contents(self.vocabulary) == _contents(prepared):
+                return
+            if self.last.exists():
+                raise UserError(
+                    f"{self.folder} must go on with the vocabulary that it began with, but the data have "
+                    "another one now: move the folder away to start again"
+                )
+        with (
+            disk_may_fill(self.vocabulary),
+            tempfile.TemporaryDirectory(dir=self.folder, prefix=".vocabulary.") as temporary,
+        ):
+            copy = Path(shutil.copytree(prepared, Path(temporary) / "new"))
+            if self.vocabulary.exists():
+                self.vocabulary.rename(Path(temporary) / "old")
+            try:
+                copy.rename(self.vocabulary)
+            except OSError:  # another process of the same run was faster
+                if not self.vocabulary.exists():
+                    raise
+
     def finish(self, metrics: Mapping[str, object]) -> None:
         write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    """What the vocabularies in a folder are made of; not when and with which versions."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*")}
 
 
 def commit() -> str:

@@ -48,6 +48,7 @@ class Snapshot:
         self._has_gradient = False
         self._rows: tuple[Tensor, Tensor] | None = None
         self._predictions: Tensor | None = None
+        self._last: Snapshot | None = None
 
     @property
     def output(self) -> DecoderOutput:
@@ -61,12 +62,45 @@ class Snapshot:
     def predictions(self) -> Int[Tensor, "B L"]:
         """The most probable token of every canvas position, `pad` outside the canvas."""
         if self._predictions is None:
-            is_canvas = self.inputs.is_canvas
-            best = torch.full_like(self.inputs.tokens, PAD)
             with torch.no_grad():
-                best[is_canvas] = self.output.logits_at(is_canvas).argmax(-1)
-            self._predictions = best
+                self._predictions = self._best(self.output.logits_at(self.inputs.is_canvas))
         return self._predictions
+
+    def log_probs(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """log P(tokens_i | Z*, X) in nats (float32, none above 0), 0 outside the canvas; no gradient.
+
+        The projection to the vocabulary gives `predictions` too: ask for this first where both are needed.
+        """
+        is_canvas = self.inputs.is_canvas
+        found = torch.zeros(tokens.shape, device=tokens.device)
+        with torch.no_grad():
+            logits = self.output.logits_at(is_canvas)  # (N, V)
+            if self._predictions is None:
+                self._predictions = self._best(logits)
+            logits = logits.float()
+            said = logits.gather(1, tokens[is_canvas].unsqueeze(1)).squeeze(1)
+            found[is_canvas] = said - logits.logsumexp(-1)
+        return found
+
+    def without_dropout(self) -> "Snapshot":
+        """The same look-ahead with the decoder's dropout off: while training, a pass of its own. Encoder
+        states are those of the training pass."""
+        if not self.model.training:
+            return self
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                output = self.model.decode(self.inputs, self.encoder_out)
+        finally:
+            for module in training:
+                module.training = True
+        return self._copy(self.lengths, output, self.inputs)
+
+    def _best(self, logits: Float[Tensor, "N V"]) -> Int[Tensor, "B L"]:
+        best = torch.full_like(self.inputs.tokens, PAD)
+        best[self.inputs.is_canvas] = logits.argmax(-1)
+        return best
 
     def decode(self, inputs: DecoderInput) -> DecoderOutput:
         """The M-step's pass, with gradient; not run twice when `given` has already run it on these inputs."""
@@ -89,7 +123,11 @@ class Snapshot:
             if torch.equal(keys[row], wanted):  # else T has a length that no candidate has
                 chosen = features.index_select(0, row)[:, : int(lengths.max())]
                 return self._copy(lengths, DecoderOutput(chosen, self._weight))
-        return self if torch.equal(lengths, self.lengths) else self._copy(lengths)
+        if torch.equal(lengths, self.lengths):
+            return self
+        if self._last is None or not torch.equal(lengths, self._last.lengths):
+            self._last = self._copy(lengths)  # the target and the input ask for the same canvas in turn
+        return self._last
 
     def candidate_nll(self, candidates: Int[Tensor, "B K T2"]) -> Float[Tensor, "B K"]:
         """−log P(Γ_k | Z*, X) in nats, summed over the content of each candidate, Z* fully masked.

@@ -116,7 +116,8 @@ class Target(_Movable):
     `tokens[b, j]` is what position j is trained to say; `counts` is True where the loss looks
     (content positions of the canvas; a proxy input's revealed positions are taken out by the objective).
     `reference` is the text that T was made from: Y itself, or the distilled Y. `penalty` is what the
-    objective adds for the tokens of the reference that T lacks; None where nothing is added.
+    objective adds for the tokens of the reference that T lacks; None where nothing is added. `truncated` is
+    True where T counts but is not trained on (OaXE's truncation); None where all of it is.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -124,6 +125,7 @@ class Target(_Movable):
     reference: Int[Tensor, "B T"]
     log: dict[str, Mean] = field(default_factory=dict)
     penalty: Penalty | None = None
+    truncated: Bool[Tensor, "B L"] | None = None
 
     @property
     def lengths(self) -> Int[Tensor, "B"]:
@@ -152,15 +154,36 @@ class DecoderInput(_Movable):
 
 
 @dataclass(frozen=True)
+class SourceWords(_Movable):
+    """X before the encoder's layers: what a decoder input may copy.
+
+    `words` are token embeddings times √D, without positions and without dropout; `positions` are the
+    encoder's position embeddings. `is_content` is True at content tokens, neither eos nor pad; where a
+    source has none, at its eos, so that there always is something to copy.
+    """
+
+    words: Float[Tensor, "B S D"]
+    positions: Float[Tensor, "S D"]
+    is_content: Bool[Tensor, "B S"]
+
+    def rows(self, index: Int[Tensor, "N"]) -> "SourceWords":
+        words, is_content = self.words.index_select(0, index), self.is_content.index_select(0, index)
+        return SourceWords(words, self.positions, is_content)
+
+
+@dataclass(frozen=True)
 class EncoderOutput(_Movable):
-    """Encoder states of X. `is_pad` is True at source positions that hold no token."""
+    """Encoder states of X. `is_pad` is True at source positions that hold no token. `source` is None where
+    nobody has kept it; only decoder inputs that copy the source need it."""
 
     states: Float[Tensor, "B S D"]
     is_pad: Bool[Tensor, "B S"]
+    source: SourceWords | None = None
 
     def rows(self, index: Int[Tensor, "N"]) -> "EncoderOutput":
         """The same states for the sentences `index`, repeats allowed."""
-        return EncoderOutput(self.states.index_select(0, index), self.is_pad.index_select(0, index))
+        source = None if self.source is None else self.source.rows(index)
+        return EncoderOutput(self.states.index_select(0, index), self.is_pad.index_select(0, index), source)
 
 
 @dataclass(frozen=True)

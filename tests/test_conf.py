@@ -1,6 +1,8 @@
 """Every configuration file: composes, makes its objects, and says all that can be said."""
 
 import inspect
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,15 @@ from mple.checks import UserError
 from mple.launch import Job
 
 CONF = Path(__file__).parents[1] / "conf"
-STRATEGIES = ("proxy", "proxy_target", "proxy_input", "objective", "decoding", "optimizer")
-AT_RUN_TIME = {"proxy": {"target", "input"}}
-"""Constructor parameters that other parts of the configuration fill."""
+STRATEGIES = ("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding", "optimizer")
+AT_RUN_TIME = {
+    "TargetFirst": {"target", "input"},
+    "InputFirst": {"target", "input"},
+    "Decode": {"starts_word"},
+    "TeacherScore": {"model"},
+}
+"""Constructor parameters that other parts of the configuration fill, or that a trained model does."""
+EVERY_TEACHER = ("tiny", "small", "base", "big")
 
 
 def names(group: str) -> list[str]:
@@ -55,10 +63,14 @@ def test_every_experiment_makes_its_objects(experiment: str) -> None:
     made = job(f"+experiment={experiment}", "data=grammar")
     assert made.cfg.name == ("at_base" if experiment == "at" else experiment)
     assert made.is_student == (experiment != "at")
-    expected = {"raw": (), "kd": ("base",), "dynkd": ("tiny", "small", "base", "big", "raw"), "at": ()}
-    kind = experiment.removesuffix("_noreg").split("_")[-1]
-    assert made.candidates == expected[kind]
-    assert list(made.teachers()) == [name for name in expected[kind] if name != "raw"]
+    if experiment == "at" or "raw" in experiment:
+        expected: tuple[str, ...] = ()
+    elif "dynkd" in experiment:
+        expected = (*EVERY_TEACHER, "raw")
+    else:
+        expected = ("base",)
+    assert made.candidates == expected
+    assert list(made.teachers()) == [name for name in expected if name != "raw"]
 
 
 def test_every_experiment_is_a_run_of_its_own() -> None:
@@ -77,12 +89,60 @@ def test_one_teacher_serves_the_students_of_all_methods_and_seeds() -> None:
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in STRATEGIES for n in names(g)])
 def test_a_strategy_file_spells_out_every_parameter(group: str, name: str) -> None:
-    node: Any = OmegaConf.load(CONF / group / f"{name}.yaml")
+    node: Any = compose(f"{group}={name}")[group]
     module, _, _ = node["_target_"].rpartition(".")
-    assert module == ("mple.optimizer" if group == "optimizer" else f"mple.{group}.{name}")
-    parameters = set(inspect.signature(hydra.utils.get_class(node["_target_"])).parameters)
+    if group == "decoding":  # several files are one composition of parts
+        assert module.startswith("mple.decoding.")
+    else:
+        assert module == ("mple.optimizer" if group == "optimizer" else f"mple.{group}.{name}")
+    spells_out(node)
+
+
+def spells_out(node: Any) -> None:
+    strategy = hydra.utils.get_class(node["_target_"])
     spelled = {str(key) for key in node if not str(key).startswith("_")}
-    assert spelled == parameters - AT_RUN_TIME.get(group, set())
+    assert spelled == set(inspect.signature(strategy).parameters) - AT_RUN_TIME.get(strategy.__name__, set())
+    for part in node.values():
+        if OmegaConf.is_dict(part) and "_target_" in part:
+            spells_out(part)
+
+
+@pytest.mark.parametrize("name", names("sweep"))
+def test_every_job_of_a_sweep_makes_its_objects(name: str) -> None:
+    params = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml").hydra.sweeper.params)
+    assert isinstance(params, dict)
+    choices = [[f"{key}={value.strip()}" for value in str(text).split(",")] for key, text in params.items()]
+    folders = {job(f"+sweep={name}", *overrides).run.folder for overrides in itertools.product(*choices)}
+    assert len(folders) == math.prod(map(len, choices))
+
+
+def test_a_run_starts_from_a_run_of_the_same_seed_and_data() -> None:
+    made = job("+experiment=oaxe_50k", "seed=2", "optimizer.lr=0.1", "student_updates=1200", "data=grammar")
+    first = made.first_stage()
+    assert first is not None
+    assert (first.cfg.name, first.cfg.seed, first.cfg.updates) == ("vanilla_kd", 2, 200)
+    assert first.cfg.optimizer.lr != 0.1
+    assert made.cfg.updates == 400
+    assert [row[0] for row in made.plan()][-2:] == ["start: vanilla_kd", "train and test: oaxe_50k"]
+
+
+def test_a_start_at_the_last_update_is_that_experiment_itself() -> None:
+    first = job("+experiment=oaxe_300k").first_stage()
+    assert first is not None
+    assert first.run.folder == job("+experiment=vanilla_kd").run.folder
+
+
+def test_the_key_of_a_run_knows_its_teachers_and_nothing_that_it_does_not_use() -> None:
+    def key(*overrides: str) -> str:
+        return job(*overrides).run.key
+
+    assert key("+experiment=vanilla_raw") == key("+experiment=vanilla_raw", "teacher_updates=1000")
+    assert key("+experiment=vanilla_kd") != key("+experiment=vanilla_kd", "teacher_updates=1000")
+    assert key("+experiment=vanilla_kd") == key("+experiment=vanilla_kd", "sizes.big.dropout=0.5")
+    assert key("+experiment=glat_dynkd") != key("+experiment=glat_dynkd", "sizes.big.dropout=0.5")
+    assert key("+experiment=vanilla_kd") != key("+experiment=vanilla_kd", "teacher_seed=2")
+    assert key("+experiment=at") == key("+experiment=at", "student_updates=400")
+    assert key("+experiment=oaxe_10k") != key("+experiment=oaxe_10k", "sizes.base.dropout=0.5")
 
 
 @pytest.mark.parametrize("name", names("data"))
@@ -105,6 +165,10 @@ def test_every_data_file_composes(name: str) -> None:
         (("+experiment=glat_raw", "proxy_input.start=2"), "proxy_input.start"),
         (("+experiment=glat_raw", "objective.label_smoothing=1"), "objective.label_smoothing"),
         (("+experiment=at", "decoding.beam=0"), "decoding.beam"),
+        (("+experiment=axe_tau1", "proxy_target.delta=-1"), "proxy_target.delta"),
+        (("+experiment=glat_raw", "start=nowhere.pt"), "start must name a file"),
+        (("+experiment=oaxe_10k", "start.updates=0"), "start.updates"),
+        (("+experiment=oaxe_10k", "~start.updates"), "start must be a file"),
         (("+experiment=glat_raw", "updates=0"), "updates"),
         (("+experiment=glat_raw", "valid_every=30", "log_every=20"), "valid_every"),
         (("+experiment=glat_raw", "trainer.precision=half"), "trainer.precision"),

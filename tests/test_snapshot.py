@@ -173,3 +173,15 @@ def test_on_lengths_that_no_candidate_has_runs_a_fresh_pass() -> None:
     lengths = torch.tensor([2, 3])
     fresh = snapshot_of(model, batch)._copy(lengths)
     assert torch.allclose(snapshot.on(lengths).output.features, fresh.output.features, atol=1e-6)
+
+
+def test_target_and_input_look_at_the_same_canvas_once() -> None:
+    model = nat()
+    batch = random_batch(src_lengths=[4, 7], tgt_lengths=[3, 6])
+    look = snapshot_of(model, batch)
+    calls = count_decodes(model)
+    lengths = torch.tensor([5, 4])
+    assert torch.equal(look.on(lengths).predictions, look.on(lengths.clone()).predictions)
+    assert len(calls.rows) == 1
+    assert look.on(torch.tensor([5, 5])).predictions.shape == (2, 5)
+    assert len(calls.rows) == 2

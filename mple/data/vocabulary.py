@@ -63,6 +63,14 @@ class Vocabulary(ABC):
         """The symbol behind every id, special ones included."""
 
     @abstractmethod
+    def starts_word(self) -> np.ndarray:
+        """Whether each id begins a word; a special symbol does not, but for `<unk>` among whole words."""
+
+    @abstractmethod
+    def unknown(self, text: str) -> list[str]:
+        """What of a text becomes `<unk>`: characters, or whole words of a vocabulary of words."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write into an existing folder what `load_vocabulary` reads."""
 
@@ -113,6 +121,13 @@ class SentencePieceVocabulary(Vocabulary):
     def pieces(self, ids: Ids) -> list[str]:
         return [_piece(i, self._processor.id_to_piece) for i in np.asarray(ids).tolist()]
 
+    def starts_word(self) -> np.ndarray:
+        return np.array([piece.startswith("▁") for piece in self.pieces(range(len(self)))])
+
+    def unknown(self, text: str) -> list[str]:
+        is_unknown = {c: UNK in self._processor.encode(c) for c in set(text)}
+        return [c for c in text if is_unknown[c]]
+
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.model + str(self.segment).encode()).hexdigest()
@@ -150,6 +165,13 @@ class WordVocabulary(Vocabulary):
     def pieces(self, ids: Ids) -> list[str]:
         return [_piece(i, self._surface) for i in np.asarray(ids).tolist()]
 
+    def starts_word(self) -> np.ndarray:
+        ids = np.arange(len(self))
+        return (ids >= _NUM_SPECIAL) | (ids == UNK)
+
+    def unknown(self, text: str) -> list[str]:
+        return [word for word in text.split() if word not in self._ids]
+
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
@@ -171,6 +193,16 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     if head["kind"] == SentencePieceVocabulary.kind:
         return SentencePieceVocabulary((folder / "sentencepiece.model").read_bytes(), head["segment"])
     return WordVocabulary(head["words"])
+
+
+def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
+    """Source and target vocabulary of a folder with `src` and `tgt`; the same object when they are equal.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    src, tgt = load_vocabulary(folder / "src"), load_vocabulary(folder / "tgt")
+    return (src, src) if src.fingerprint == tgt.fingerprint else (src, tgt)
 
 
 @dataclass(frozen=True)

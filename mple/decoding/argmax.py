@@ -1,13 +1,15 @@
 """One pass: the most probable length, a blank canvas, the most probable token of every position."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mple.decoding.fill import OnePass
+from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
-from mple.types import PAD, Hypotheses
+from mple.types import Hypotheses
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,16 @@ class Argmax:
     leave it out. `scores` are summed log-probabilities of the tokens, without the length's.
     """
 
+    needs_masks: ClassVar[bool] = False
+    teacher: ClassVar[None] = None
+
+    def prepared(
+        self, teacher: Autoregressive | None = None, starts_word: Bool[Tensor, "V"] | None = None
+    ) -> "Argmax":
+        return self
+
     def __call__(self, model: NAT, src_tokens: Int[Tensor, "B S"]) -> Hypotheses:
         encoder_out = model.encode(src_tokens)
         lengths, _ = model.length.predict(encoder_out)
-        inputs = model.blank(lengths[:, 0])
-        is_canvas = inputs.is_canvas
-        logits = model.decode(inputs, encoder_out).logits_at(is_canvas).float()
-        normaliser = logits.logsumexp(-1)
-        best, token = logits[:, model.first_sayable :].max(-1)
-        tokens = torch.full_like(inputs.tokens, PAD)
-        tokens[is_canvas] = token + model.first_sayable
-        scores = torch.zeros(tokens.shape, device=tokens.device)
-        scores[is_canvas] = best - normaliser
-        return Hypotheses(tokens, scores.sum(1), passes=1)
+        filled = OnePass()(model, model.blank(lengths[:, 0]), encoder_out)
+        return Hypotheses(filled.tokens, filled.log_probs.sum(1), filled.passes)

@@ -1,6 +1,7 @@
 """The length predictor: |T| − |X| as one of 2·max_offset + 1 classes, from the mean encoder state."""
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -64,7 +65,27 @@ class LengthPredictor(nn.Module):
     def predict(
         self, encoder_out: EncoderOutput, beam: int = 1
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """The `beam` most probable lengths (1 to `max_length`), best first, and their log-probabilities."""
-        log_probs, index = self.log_probs(encoder_out).topk(beam, -1)
-        lengths = self.source_lengths(encoder_out).unsqueeze(1) + index - self.max_offset
-        return lengths.clamp(1, self.max_length), log_probs
+        """The `beam` most probable lengths (1 to `max_length`), best first, and their log-probabilities.
+
+        Classes that would be below 1 or above `max_length` stand for that border; of those that stand for the
+        same length only the most probable is a candidate. A slot for which no length is left has −∞.
+        """
+        log_probs = self.log_probs(encoder_out)
+        offsets = torch.arange(-self.max_offset, self.max_offset + 1, device=log_probs.device)
+        lengths = (self.source_lengths(encoder_out).unsqueeze(1) + offsets).clamp(1, self.max_length)
+        if beam > 1:  # the first has no other before it
+            log_probs = log_probs.masked_fill(self._is_repeated(lengths, log_probs), -torch.inf)
+        log_probs, index = log_probs.topk(beam, -1)
+        return lengths.gather(1, index), log_probs
+
+    def _is_repeated(
+        self, lengths: Int[Tensor, "B O"], log_probs: Float[Tensor, "B O"]
+    ) -> Bool[Tensor, "B O"]:
+        """True at classes of the same length as a more probable one: only a border has several."""
+        classes = torch.arange(lengths.shape[1], device=lengths.device)
+        repeated = torch.zeros_like(lengths, dtype=torch.bool)
+        for border in (1, self.max_length):
+            is_border = lengths == border
+            best = log_probs.masked_fill(~is_border, -torch.inf).argmax(1, keepdim=True)
+            repeated |= is_border & (classes != best)
+        return repeated

@@ -17,14 +17,19 @@ from torch import Tensor, nn
 from mple.model.length import LengthPredictor
 from mple.model.transformer import Decoder, Encoder, Size, embeddings
 from mple.types import BLANK, MASK, PAD, DecoderInput, DecoderOutput, EncoderOutput
+from mple.vanilla_input import VanillaInput
+from mple.vanilla_input.mask import Mask
+
+_MASK = Mask()
 
 
 class NAT(nn.Module):
     """Encoder, length predictor and a decoder without order.
 
-    Source: Gu et al. (2018) without fertilities; decoder input `<mask>` as in CMLM (Ghazvininejad et al.,
-    2019), which the paper's E.5 counts among the vanilla inputs.
+    Source: Gu et al. (2018) without fertilities; App. E.5 of the paper for the vanilla inputs.
 
+    vanilla_input: what the decoder sees at positions that Z does not reveal, in training and in decoding:
+    `<mask>`, as in CMLM (Ghazvininejad et al., 2019), or a copy of the source.
     says_blank: whether `<blank>`, the empty token of AXE, may be said when decoding. No other special symbol
     ever is; decodings look at ids from `first_sayable` on.
     """
@@ -37,12 +42,14 @@ class NAT(nn.Module):
         tgt_size: int,
         is_joint: bool,
         says_blank: bool = False,
+        vanilla_input: VanillaInput = _MASK,
     ) -> None:
         super().__init__()
         self.first_sayable = BLANK if says_blank else BLANK + 1
         src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
         self.encoder = Encoder(size, src_embedding)
         self.decoder = Decoder(size, tgt_embedding)
+        self.vanilla_input = vanilla_input
         self.length = length(d_model=size.d_model, max_length=size.max_positions)
 
     def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
@@ -56,5 +63,7 @@ class NAT(nn.Module):
         return DecoderInput(tokens, revealed=torch.zeros_like(is_canvas))
 
     def decode(self, inputs: DecoderInput, encoder_out: EncoderOutput) -> DecoderOutput:
-        features = self.decoder(inputs.tokens, encoder_out, inputs.latent)
+        positions = self.decoder.embedding.positions.weight[: inputs.tokens.shape[1]]
+        unrevealed = self.vanilla_input(inputs.is_canvas.sum(1), encoder_out, positions)
+        features = self.decoder(inputs.tokens, encoder_out, inputs.latent, unrevealed=unrevealed)
         return DecoderOutput(features, self.decoder.embedding.tokens.weight)

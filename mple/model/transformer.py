@@ -16,7 +16,7 @@ from mple import checks
 from mple.checks import UserError
 from mple.model.attention import Attention
 from mple.model.dropout import Dropout
-from mple.types import PAD, EncoderOutput
+from mple.types import EOS, MASK, PAD, EncoderOutput, SourceWords
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,35 @@ class Embedding(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD].zero_()
 
+    def words(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """The token embeddings times √d, alone."""
+        return self.tokens(tokens) * self.scale
+
     def forward(
-        self, tokens: Int[Tensor, "B L"], latent: Float[Tensor, "B L D"] | None = None, start: int = 0
+        self,
+        tokens: Int[Tensor, "B L"],
+        latent: Float[Tensor, "B L D"] | None = None,
+        start: int = 0,
+        unrevealed: Float[Tensor, "B L D"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """`latent` is added before the dropout; `start` is the position of the first column."""
-        stop = start + tokens.shape[1]
+        """`unrevealed` stands where the tokens say `<mask>`, in place of its embedding; `latent` is added
+        everywhere before the dropout; `start` is the position of the first column."""
+        words = self.words(tokens)
+        if unrevealed is not None:
+            words = torch.where((tokens == MASK).unsqueeze(-1), unrevealed, words)
+        return self.placed(words, latent, start)
+
+    def placed(
+        self, words: Float[Tensor, "B L D"], latent: Float[Tensor, "B L D"] | None = None, start: int = 0
+    ) -> Float[Tensor, "B L D"]:
+        """What a block reads: `words` with their positions, then dropout."""
+        stop = start + words.shape[1]
         if stop > self.positions.num_embeddings:
             raise UserError(
                 f"a sentence of {stop} tokens is longer than size.max_positions="
                 f"{self.positions.num_embeddings}"
             )
-        x = self.tokens(tokens) * self.scale + self.positions.weight[start:stop]
+        x = words + self.positions.weight[start:stop]
         x = self.dropout(x if latent is None else x + latent)
         # Under autocast the residual stream is of its type too: else every block would copy it to and fro.
         device = x.device.type
@@ -177,10 +195,14 @@ class Encoder(nn.Module):
     def forward(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
         is_pad = src_tokens == PAD
         hidden = hide_padding(is_pad)
-        x = self.embedding(src_tokens)
+        words = self.embedding.words(src_tokens)
+        x = self.embedding.placed(words)
         for layer in self.layers:
             x = layer(x, hidden)
-        return EncoderOutput(self.norm(x), is_pad)
+        is_content = ~is_pad & (src_tokens != EOS)
+        is_content |= ~is_pad & ~is_content.any(1, keepdim=True)
+        positions = self.embedding.positions.weight[: src_tokens.shape[1]]
+        return EncoderOutput(self.norm(x), is_pad, SourceWords(words, positions, is_content))
 
 
 class Decoder(nn.Module):
@@ -198,6 +220,7 @@ class Decoder(nn.Module):
         encoder_out: EncoderOutput,
         latent: Float[Tensor, "B L D"] | None = None,
         causal: bool = False,
+        unrevealed: Float[Tensor, "B L D"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         hidden = hide_padding(tokens == PAD)
         if causal:  # a position sees itself and what is before it, so padding at the right is never seen
@@ -205,7 +228,7 @@ class Decoder(nn.Module):
             hidden = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1).unsqueeze(0)
             hidden = hidden.expand(tokens.shape[0], -1, -1)
         source_hidden = hide_padding(encoder_out.is_pad)
-        x = self.embedding(tokens, latent)
+        x = self.embedding(tokens, latent, unrevealed=unrevealed)
         for layer in self.layers:
             x = layer(x, hidden, encoder_out, source_hidden)
         return self.norm(x)

@@ -34,12 +34,13 @@ class AutoregressiveModule(UpdateModule):
         self.decoding = decoding
         self.greedy = Beam(beam=1)
 
-    def _labelled(self, batch: Batch) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    def labelled(self, batch: Batch) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+        """What is predicted at each position, eos included, and where there is something to predict."""
         labels = self.model.labels(batch.tgt_tokens)
         return labels, labels != PAD
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"nats": self._labelled(batch)[1].sum().float()}
+        return {"nats": self.labelled(batch)[1].sum().float()}
 
     def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
         nats, nll = self._nats(batch, self.objective.label_smoothing)
@@ -52,7 +53,7 @@ class AutoregressiveModule(UpdateModule):
 
     def _nats(self, batch: Batch, smoothing: float) -> tuple[Mean, Mean]:
         """Smoothed and plain loss, over content and eos."""
-        labels, counts = self._labelled(batch)
+        labels, counts = self.labelled(batch)
         encoder_out = self.model.encode(batch.src_tokens)
         output = self.model.decode(self.model.prefixes(batch.tgt_tokens), encoder_out)
         nats, nll = linear_cross_entropy(output.features[counts], output.weight, labels[counts], smoothing)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mple.decoding import Decoding
+from mple.decoding.argmax import Argmax
 from mple.model.nat import NAT
 from mple.modules.update import BITS, Score, UpdateModule
 from mple.objective import Objective
@@ -110,3 +111,8 @@ class NonAutoregressive(UpdateModule):
 
     def hypotheses(self, batch: Batch) -> Hypotheses:
         return self.decoding(self.model, batch.src_tokens)
+
+    def first_pass(self, batch: Batch) -> Hypotheses | None:
+        if isinstance(self.decoding, Argmax):
+            return None  # the first pass is the last
+        return Argmax()(self.model, batch.src_tokens)

@@ -7,12 +7,13 @@ all processes, divided by the count of the whole update: how an update is cut up
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 
 from mple.checks import UserError
@@ -22,6 +23,9 @@ from mple.types import Batch, Hypotheses, Mean
 
 BITS = 1 / math.log(2)
 """Bits in a nat."""
+
+SAMPLES_SHOWN = 50
+"""Sentences of a split whose outputs are shown as a table after each evaluation."""
 
 Score = Callable[[str, list[str], list[str], list[str]], dict[str, float]]
 """(split, sources, references, hypotheses) -> metrics of text, keys ending in their unit."""
@@ -66,6 +70,10 @@ class UpdateModule(pl.LightningModule):
 
     def hypotheses(self, batch: Batch) -> Hypotheses:
         raise NotImplementedError
+
+    def first_pass(self, batch: Batch) -> Hypotheses | None:
+        """What the model says at first where its decoding goes over that again; shown in the samples."""
+        return None
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -166,6 +174,7 @@ class UpdateModule(pl.LightningModule):
     def _begin(self) -> None:
         self._measured: dict[str, Mean] = {}
         self._decoded: list[tuple[int, list[int]]] = []
+        self._first: list[tuple[int, list[int]]] = []
 
     def _evaluate(self, batch: Batch) -> None:
         for key, value in self.measure(batch).items():
@@ -173,34 +182,51 @@ class UpdateModule(pl.LightningModule):
             self._measured[key] = value if old is None else old + value
         found = self.hypotheses(batch)
         self._decoded += zip(batch.ids.tolist(), found.tokens.tolist(), strict=True)
+        first = self.first_pass(batch)
+        if first is not None:
+            self._first += zip(batch.ids.tolist(), first.tokens.tolist(), strict=True)
 
     def _finish(self, split: str) -> None:
         """Sums over processes, text metrics over the whole split, in the order of the corpus."""
         totals = self._summed({key: value.total for key, value in self._measured.items()})
         counts = self._summed({key: value.count for key, value in self._measured.items()})
-        decoded = self._decoded
-        if self.trainer.world_size > 1:
-            gathered: list = [None] * self.trainer.world_size
-            dist.all_gather_object(gathered, decoded)
-            decoded = [pair for part in gathered for pair in part]
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         lines, sources, references = data.text(split)
-        tokens = dict(decoded)
-        missing = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(tokens.get(int(line), []), dtype=torch.int64) for line in lines], batch_first=True
-        )
-        texts = data.decode(missing)
-        self.samples = [
-            {"source": s, "reference": r, "output": h}
-            for s, r, h in zip(sources, references, texts, strict=True)
-        ]
+        texts = self._texts(self._decoded, lines)
+        columns = {"source": sources, "reference": references, "output": texts}
+        first = self._texts(self._first, lines)
+        if any(first):
+            columns["first_pass"] = first
+        self.samples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         metrics = {f"{split}/{key}": float(totals[key]) / max(float(counts[key]), 1e-9) for key in totals}
         metrics |= {
             f"{split}/{key}": value for key, value in self.score(split, sources, references, texts).items()
         }
         self._write(metrics)
+        self._show_samples(split)
         # Evaluation takes time that is not training's, and must not leave a trace in it.
         self._since = time.perf_counter()
+
+    def _texts(self, decoded: list[tuple[int, list[int]]], lines: Iterable[int]) -> list[str]:
+        """The texts of all processes' outputs, in the order of `lines`; empty where there is none."""
+        if self.trainer.world_size > 1:
+            gathered: list = [None] * self.trainer.world_size
+            dist.all_gather_object(gathered, decoded)
+            decoded = [pair for part in gathered for pair in part]
+        tokens = dict(decoded)
+        padded = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(tokens.get(int(line), []), dtype=torch.int64) for line in lines], batch_first=True
+        )
+        return self.trainer.datamodule.decode(padded)  # type: ignore[attr-defined]
+
+    def _show_samples(self, split: str) -> None:
+        """A table of the first sentences, for loggers that have tables."""
+        shown = self.samples[:SAMPLES_SHOWN]
+        for logger in self.loggers:
+            if shown and isinstance(logger, WandbLogger):
+                columns = list(shown[0])
+                rows = [[sample[column] for column in columns] for sample in shown]
+                logger.log_table(f"{split}/samples", columns, rows, step=self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         self._begin()

@@ -100,7 +100,8 @@ class CrossEntropy:
     which is L_NAT of the paper (the copy mechanism of App. E.6).
 
     A target's penalty (AXE's skipped tokens) is added to the sum of `nats`, smoothed too, but neither to its
-    count nor to `nll`; at a revealed position nothing is predicted, so nothing is penalised.
+    count nor to `nll`; at a revealed position nothing is predicted, so nothing is penalised. What a target
+    has truncated is left out of the sum of `nats`, smoothing included, but neither of its count nor of `nll`.
     """
 
     label_smoothing: float | int = 0.1
@@ -113,7 +114,8 @@ class CrossEntropy:
 
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
         positions = target.counts & ~inputs.revealed
-        features, labels, penalties = output.features[positions], target.tokens[positions], None
+        trained = positions if target.truncated is None else positions & ~target.truncated
+        features, labels, penalties = output.features[trained], target.tokens[trained], None
         if (penalty := target.penalty) is not None:
             is_due = (penalty.weights > 0) & ~inputs.revealed.gather(1, penalty.positions)
             sentence = is_due.nonzero()[:, 0]
@@ -121,6 +123,12 @@ class CrossEntropy:
             labels = torch.cat([labels, penalty.tokens[is_due]])
             penalties = penalty.weights[is_due]
         nats, nll = linear_cross_entropy(features, output.weight, labels, self.label_smoothing, penalties)
+        if target.truncated is not None:
+            left_out = positions & target.truncated
+            features, labels = output.features[left_out], target.tokens[left_out]
+            with torch.no_grad():
+                _, more = linear_cross_entropy(features, output.weight, labels, 0.0)
+            nll = nll + more
         return {
             "nats": Mean(nats, positions.sum().float()),
             "nll": Mean(nll, target.counts.sum().float()),

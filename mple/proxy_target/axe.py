@@ -28,6 +28,9 @@ from mple.types import BLANK, PAD, Batch, DecoderOutput, Mean, Penalty, Target
 _CHUNK = 2**21
 """Logits made at once."""
 
+_NEVER = 1e5
+"""Nats of what is not allowed: far above any alignment that is, which always exists, and finite."""
+
 VARIANTS = ("original", "strict")
 
 
@@ -76,9 +79,15 @@ class AXE:
         return self.align(reference, snapshot.on(reference.lengths))
 
     def align(self, reference: Target, snapshot: Snapshot) -> Target:
-        """T for the text of `reference`, by the predictions of `snapshot`, which must be on its canvas."""
-        tokens, is_canvas = reference.tokens, reference.counts
+        """T for the text of `reference`, by the predictions of `snapshot`, which must be on its canvas.
+
+        A position that Z reveals says its own token, at no cost, and no other (App. E.6's copy mechanism).
+        """
+        tokens, is_canvas, revealed = reference.tokens, reference.counts, snapshot.inputs.revealed
         nll, blank_nll = canvas_nll(snapshot.output, is_canvas, tokens)
+        own = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)  # (T, L)
+        nll = nll.masked_fill(revealed.unsqueeze(1), _NEVER).masked_fill(revealed.unsqueeze(1) & own, 0.0)
+        blank_nll = blank_nll.masked_fill(revealed, _NEVER)
         found = alignment(nll, blank_nll, reference.lengths, reference.lengths, self.delta, self.variant)
         said = torch.where(is_canvas, BLANK, PAD)
         is_skipped = found.is_skipped
@@ -91,6 +100,18 @@ class AXE:
         }
         penalty = Penalty(found.positions, tokens, self.delta * is_skipped.float())
         return Target(said, is_canvas, reference.reference, log, penalty)
+
+
+def canvas_logits(output: DecoderOutput, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
+    """The logit of every token of a sentence at every position of its canvas: log P_j(y_i) up to a constant
+    of the position. No gradient, float32."""
+    device = output.features.device.type
+    with torch.no_grad():
+        enabled = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if enabled else output.features.dtype
+        with torch.autocast(device, enabled=False):
+            states, rows = output.features.to(dtype).float(), output.weight[tokens].to(dtype).float()
+            return torch.bmm(rows, states.mT)
 
 
 def canvas_nll(
@@ -111,8 +132,7 @@ def canvas_nll(
             normalisers = [(some @ table.T).float().logsumexp(-1) for some in states[is_canvas].split(rows)]
             normaliser = torch.zeros(is_canvas.shape, device=features.device)
             normaliser[is_canvas] = torch.cat(normalisers)
-            wanted = functional.pad(tokens, (0, 1), value=BLANK)  # (B, T + 1)
-            logits = torch.bmm(table[wanted].float(), states.float().mT)  # (B, T + 1, L)
+            logits = canvas_logits(output, functional.pad(tokens, (0, 1), value=BLANK))  # (B, T + 1, L)
             nll = (normaliser.unsqueeze(1) - logits).clamp_min(0)  # rounding alone would make it negative
     return nll[:, :-1], nll[:, -1]
 

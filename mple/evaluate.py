@@ -1,0 +1,43 @@
+"""The second door: makes an evaluation and a decoding of a configuration, and keeps what was measured."""
+
+import json
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from mple.evaluation.finished import Finished
+from mple.launch import console
+from mple.run import key_of, provenance, write_text
+
+
+def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
+    """Measure, show, and write `RUN/evaluations/<estimator>-<key>.json`; the key is of the settings."""
+    evaluation = instantiate(cfg.estimator, _convert_="all")
+    decoding = instantiate(cfg.decoding, _convert_="all") if cfg.get("decoding") else None
+    run = Finished.open(cfg.run, cfg.device)
+    if decoding is not None:
+        run.decode_with(decoding)
+    found = evaluation(run)
+    settings: dict[str, Any] = {"estimator": OmegaConf.to_container(cfg.estimator, resolve=True)}
+    if decoding is not None:
+        settings["decoding"] = OmegaConf.to_container(cfg.decoding, resolve=True)
+    name = settings["estimator"]["_target_"].split(".")[-2]
+    command = " ".join(["python evaluate.py", *overrides])
+    report = {"run": str(run.folder), **provenance(command), "settings": settings, "metrics": found}
+    path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(report, indent=2) + "\n")
+    show(f"{name}: {run.name}", found)
+    console.print(f"in {path}")
+    return found
+
+
+def show(title: str, found: dict[str, float]) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key, value in found.items():
+        table.add_row(key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}")
+    console.print(table)

@@ -1,0 +1,14 @@
+"""What is measured on finished runs. An evaluation, called as `evaluation(run)`, returns metrics by name.
+
+run = Finished.open(Path("outputs/glat_dynkd/multi30k_de-en/1a2b3c4d/seed1"))
+Text(split="test")(run)                                      # BLEU with another decoding than in training
+"""
+
+from typing import Protocol, runtime_checkable
+
+from mple.evaluation.finished import Finished
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    def __call__(self, run: Finished) -> dict[str, float]: ...

@@ -1,0 +1,111 @@
+"""A finished run, opened again: its model with the final weights, its data, its decoding."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mple import start
+from mple.checks import UserError
+from mple.data.datamodule import TranslationData
+from mple.launch import Job
+from mple.modules.update import UpdateModule
+from mple.types import Batch
+
+NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
+
+
+class Finished:
+    """`run.module`, `run.data` and `run.job` of a run's folder; each is made when first asked for.
+
+    Its configuration is the run's own; settings that came later have the values of today's conf/.
+
+    Raises:
+        UserError: the folder holds no finished run, or several.
+    """
+
+    def __init__(self, folder: Path, device: str | None = None) -> None:
+        self.folder = folder
+        missing = [name for name in NEEDED if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"run must be the folder of a finished run; {folder} lacks {', '.join(missing)}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+
+    @staticmethod
+    def open(path: str | Path, device: str | None = None) -> "Finished":
+        """The run in `path`, or the only finished one below it."""
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"run must be the folder of a finished run; there is no folder {path}")
+        if (path / "config.yaml").exists():
+            return Finished(path, device)
+        found = sorted(file.parent for file in path.rglob("metrics.json"))
+        if len(found) != 1:
+            names = ": " + ", ".join(map(str, found[:5])) if found else ""
+            raise UserError(f"run must be the folder of one finished run; {path} holds {len(found)}{names}")
+        return Finished(found[0], device)
+
+    @cached_property
+    def job(self) -> Job:
+        command = json.loads((self.folder / "run.json").read_text())["command"]
+        overrides = shlex.split(command)[2:]  # python train.py ...
+        today = hydra.compose("train", overrides)
+        OmegaConf.set_struct(today, False)
+        cfg = OmegaConf.merge(today, OmegaConf.load(self.folder / "config.yaml"))
+        assert isinstance(cfg, DictConfig)
+        return Job(cfg, overrides)
+
+    @property
+    def name(self) -> str:
+        return f"{self.metrics['experiment']} seed {self.metrics['seed']}"
+
+    @cached_property
+    def data(self) -> TranslationData:
+        job = self.job
+        distilled = {name: teacher.distilled_folder() for name, teacher in job.teachers().items()}
+        ready = all((folder / "valid" / "distilled.json").exists() for folder in distilled.values())
+        data = job.data(0, job.candidates if ready else (), distilled if ready else None)
+        data.setup()
+        return data
+
+    @cached_property
+    def module(self) -> UpdateModule:
+        module = self.job.module(self.data)
+        weights = start.read(self.folder / "averaged.pt")
+        start.check(weights, module.state_dict(), self.folder / "averaged.pt")
+        module.load_state_dict(weights)
+        return module.eval().to(self.device)
+
+    def decode_with(self, decoding: Any) -> None:
+        """Another decoding than the run was trained with.
+
+        Raises:
+            UserError: it is not one for this kind of model, or for the way that this model was trained.
+        """
+        job = self.job
+        job.decoding = decoding
+        job.check_decoding()
+        self.module.decoding = job.prepared_decoding(self.data) if job.is_student else decoding
+
+    def batches(self, split: str) -> Iterator[Batch]:
+        """The split's sentences on the run's device, in batches of similar length."""
+        for batch in self.data.batches(split):
+            yield batch.to(self.device)  # type: ignore[misc]
+
+    @torch.inference_mode()
+    def translate(self, split: str, decode: Any) -> list[str]:
+        """The split's outputs in its order; `decode(model, src_tokens)` returns `Hypotheses`."""
+        tokens: dict[int, Any] = {}
+        for batch in self.batches(split):
+            found = decode(self.module.model, batch.src_tokens)
+            tokens |= zip(batch.ids.tolist(), found.tokens.cpu(), strict=True)
+        lines, _, _ = self.data.text(split)
+        padded = torch.nn.utils.rnn.pad_sequence([tokens[int(line)] for line in lines], batch_first=True)
+        return self.data.decode(padded)

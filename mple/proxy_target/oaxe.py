@@ -1,0 +1,141 @@
+"""Order-agnostic cross-entropy: T is the reference in the order that the model says best (App. E.4).
+
+    T* = argmin over T in S(R) of L_NAT(T),     S(R) the permutations of R
+
+With α_i the position of token i, that is an assignment problem of least cost, one token to one position:
+
+    min over α in Perm(L) of  Σ_i −log P_{α_i}(r_i)
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mple import checks
+from mple.checks import UserError
+from mple.proxy_target import AlignedTarget, ProxyTarget
+from mple.proxy_target.axe import canvas_logits, canvas_nll
+from mple.snapshot import Snapshot
+from mple.types import Batch, Mean, Target
+
+UNITS = ("nats", "bits", "probability")
+
+
+@dataclass(frozen=True)
+class OaXE:
+    """R permuted so that its likelihood under Z* is the greatest: the exact optimum, not a greedy one.
+
+    reference: the proxy target that chooses R (raw, kd, dynamic_kd). The canvas has R's length, so that is
+        what the length predictor learns.
+    truncation: tokens of T that the model finds less likely than this are left out of what is minimised;
+        null for none. Needs its unit.
+    truncation_unit: "nats" or "bits", the greatest −log P that is still trained on, or "probability", the
+        least P.
+
+    Tokens that Z reveals keep their positions, and only the others are permuted (an order that chooses Z
+    first). Where R repeats a token its permutation is not unique, but T is. From a model that is not trained
+    yet, T is R in an order that means nothing, and the model then learns that order: start from weights.
+
+    A truncated token counts in the length and in the denominators of the loss and of L_NAT, and L_NAT keeps
+    its term; of what is minimised it leaves nothing, label smoothing included. Which ones are truncated is
+    decided by the predictions that aligned T.
+
+    Logs `moved`, the share of positions whose token is not R's, and `truncated`, the share of tokens left
+    out, where something can be.
+
+    Raises:
+        UserError: a truncation without its unit, or the reverse; one that would leave out all or nothing (not
+            from 1e-6 to 1e6 nats or bits, or not a probability from 1e-6 to 0.99); a reference that is
+            itself aligned.
+
+    Source: Du et al. (2021); App. E.4 and G of the paper, which truncates nothing, since L_NAT then is no
+    likelihood of T. Differences from their code: content tokens only, never padding; its π = 0.15 is turned
+    into a margin by log2 and compared with nats, so it acts as 2.737 nats (0.0648), which is
+    `truncation: 2.737, truncation_unit: nats` here; it goes on smoothing the labels of truncated tokens.
+    """
+
+    says_blank: ClassVar[bool] = False
+
+    reference: ProxyTarget
+    truncation: float | int | None = None
+    truncation_unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reference, AlignedTarget):
+            raise UserError(
+                "proxy_target.reference must choose a text (raw, kd, dynamic_kd); "
+                f"got {type(self.reference).__name__}, which is aligned itself"
+            )
+        if self.truncation is None and self.truncation_unit is None:
+            return
+        if self.truncation is None or self.truncation_unit is None:
+            raise UserError(
+                "proxy_target.truncation and proxy_target.truncation_unit (nats, bits or probability) must "
+                f"be given together or both be null; got {self.truncation!r} and {self.truncation_unit!r}"
+            )
+        checks.one_of("proxy_target.truncation_unit", self.truncation_unit, UNITS)
+        high = 0.99 if self.truncation_unit == "probability" else 1e6
+        checks.number("proxy_target.truncation", self.truncation, 1e-6, high, unit=self.truncation_unit)
+
+    @property
+    def limit(self) -> float | None:
+        """The greatest −log P, in nats, of a token that is trained on; None for no limit."""
+        if self.truncation is None:
+            return None
+        if self.truncation_unit == "probability":
+            return -math.log(self.truncation)
+        return self.truncation * (math.log(2) if self.truncation_unit == "bits" else 1.0)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return self.reference.candidates
+
+    def __call__(self, batch: Batch, snapshot: Snapshot) -> Target:
+        reference = self.reference(batch, snapshot)
+        return self.align(reference, snapshot.on(reference.lengths))
+
+    def align(self, reference: Target, snapshot: Snapshot) -> Target:
+        """T for the text of `reference`, by the predictions of `snapshot`, which must be on its canvas."""
+        tokens, is_canvas = reference.tokens, reference.counts
+        is_free = is_canvas & ~snapshot.inputs.revealed
+        if self.limit is None:  # the normaliser of a position is the same for all tokens, and the widest sum
+            nll = -canvas_logits(snapshot.output, tokens)
+        else:
+            nll, _ = canvas_nll(snapshot.output, is_canvas, tokens)
+        order = assignment(nll, is_free)
+        said = tokens.gather(1, order)
+        log = reference.log | {"moved": Mean.of((said != tokens).float(), is_canvas)}
+        target = Target(said, is_canvas, reference.reference, log)
+        if self.limit is None:
+            return target
+        truncated = is_free & (nll.gather(1, order.unsqueeze(1)).squeeze(1) > self.limit)
+        log = log | {"truncated": Mean.of(truncated.float(), is_canvas)}
+        return replace(target, log=log, truncated=truncated)
+
+
+def assignment(nll: Float[Tensor, "B L L"], is_free: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Which token each position says when the free ones are permuted at least cost; the others say their own.
+
+    nll[b, i, j] is what token i costs at position j. Only tokens and positions where `is_free` is True are
+    looked at. A cost that is no number (a model that has diverged) is taken as 0, so that it is the loss that
+    shows it.
+
+    One copy to the CPU for the batch, then SciPy sentence by sentence: one call on the block-diagonal matrix
+    of the batch would be far slower, for it searches the batch as one problem.
+
+    Source: SciPy's `linear_sum_assignment`, a shortest augmenting path (Crouse, 2016).
+    """
+    packed = torch.cat([nll.nan_to_num(nan=0.0), is_free.unsqueeze(1).float()], 1).cpu().numpy()
+    costs, free = packed[:, :-1], packed[:, -1] > 0
+    order = np.tile(np.arange(free.shape[1]), (len(free), 1))
+    for own, row, cost in zip(order, free, costs, strict=True):
+        (places,) = row.nonzero()
+        token, position = linear_sum_assignment(cost[np.ix_(places, places)])
+        own[places[position]] = places[token]
+    return torch.from_numpy(order).to(nll.device)

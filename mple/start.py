@@ -1,0 +1,62 @@
+"""Weights that a run starts from: those of another run at one of its updates (OaXE, App. E.4 of the paper).
+
+    start: null                                        # from the seed
+    start: {experiment: vanilla_kd, updates: 10000}    # that run, made first if it is missing
+    start: outputs/.../last.ckpt                       # a file: last.ckpt, averaged.pt, best/*.pt
+
+With the inverse square-root schedule nothing in a run depends on how long it will be, so `updates: 10000` is
+the longer run at its update 10,000.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mple.checks import UserError
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint or of a file of weights; nothing in it is ever executed.
+
+    Raises:
+        UserError: there is no such file, or it holds no weights.
+    """
+    if not path.is_file():
+        raise UserError(f"start must name a file of weights (last.ckpt, averaged.pt); there is no {path}")
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"start must name a file of weights; {path} cannot be read as one") from error
+    weights = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"start must name a file of weights; {path} holds none")
+    return weights
+
+
+def check(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses weights that do not fit, by the names and shapes of a `model`'s.
+
+    Raises:
+        UserError: they are those of another kind or size of model, or of another vocabulary.
+    """
+    tables = [name for name in model if name.endswith("embedding.tokens.weight")]
+    for name in tables:
+        if name in weights and weights[name].shape[0] != model[name].shape[0]:
+            raise UserError(
+                f"start must have the vocabulary of the data ({model[name].shape[0]} entries); "
+                f"{path} has {weights[name].shape[0]}"
+            )
+    for name, value in model.items():
+        if name not in weights:
+            raise UserError(f"start must be of the same model; {path} has no {name}")
+        if weights[name].shape != value.shape:
+            wanted, came = tuple(value.shape), tuple(weights[name].shape)
+            raise UserError(
+                f"start must be of the same model size; {name} is {wanted}, in {path} it is {came}"
+            )
+    for name in weights:
+        if name not in model:
+            raise UserError(f"start must be of the same model; {path} has {name} besides")

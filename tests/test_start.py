@@ -1,0 +1,52 @@
+"""Weights to start from: read safely, refused when they do not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mple import start
+from mple.checks import UserError
+from tests.fakes import autoregressive, nat, tiny_nat
+
+
+def test_a_checkpoint_and_a_file_of_weights_are_read_alike(tmp_path: Path) -> None:
+    weights = nat().state_dict()
+    torch.save(weights, tmp_path / "averaged.pt")
+    torch.save({"state_dict": weights, "global_step": 3}, tmp_path / "last.ckpt")
+    for name in ("averaged.pt", "last.ckpt"):
+        found = start.read(tmp_path / name)
+        assert all(torch.equal(found[key], value) for key, value in weights.items())
+        start.check(found, weights, tmp_path / name)
+
+
+class Danger:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("touched"),)  # type: ignore[return-value]
+
+
+def test_a_file_that_is_no_weights_is_refused_and_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no"):
+        start.read(Path("missing.pt"))
+    Path("text.pt").write_text("no weights")
+    torch.save(Danger(), "danger.pt")
+    torch.save({"step": 3}, "other.pt")
+    for name, message in (("text", "cannot be read"), ("danger", "cannot be read"), ("other", "holds none")):
+        with pytest.raises(UserError, match=message):
+            start.read(Path(f"{name}.pt"))
+    assert not Path("touched").exists()
+
+
+def test_weights_of_another_model_are_refused_by_what_differs() -> None:
+    model, path = nat().state_dict(), Path("run/last.ckpt")
+    with pytest.raises(UserError, match=r"vocabulary of the data \(20 entries\); run/last\.ckpt has 30"):
+        start.check(tiny_nat(30).state_dict(), model, path)
+    with pytest.raises(UserError, match="same model size"):
+        start.check(nat(d_ff=64).state_dict(), model, path)
+    with pytest.raises(UserError, match=r"same model; run/last\.ckpt has no length"):
+        start.check(autoregressive().state_dict(), model, path)
+    with pytest.raises(UserError, match="besides"):
+        start.check(nat(decoder_layers=3).state_dict(), model, path)
