@@ -92,7 +92,8 @@ class Finished:
         job = self.job
         job.decoding = decoding
         job.check_decoding()
-        self.module.decoding = job.prepared_decoding(self.data) if job.is_student else decoding
+        module: Any = self.module
+        module.decoding = job.prepared_decoding(self.data) if job.is_student else decoding
 
     def batches(self, split: str) -> Iterator[Batch]:
         """The split's sentences on the run's device, in batches of similar length."""
