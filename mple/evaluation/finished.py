@@ -100,7 +100,7 @@ class Finished:
         for batch in self.data.batches(split):
             yield batch.to(self.device)  # type: ignore[misc]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def translate(self, split: str, decode: Any) -> list[str]:
         """The split's outputs in its order; `decode(model, src_tokens)` returns `Hypotheses`."""
         tokens: dict[int, Any] = {}

@@ -54,7 +54,7 @@ class TotalCorrelation:
         return found | sizes | {"test_bleu_difference": difference}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sentence_losses(run: Finished, split: str) -> SentenceLosses:
     """−log P(Y | X) of every sentence in nats: of a NAT given the length, of an AT with eos."""
     module: Any = run.module

@@ -1,0 +1,86 @@
+"""Tiny finished runs for tests: the folders that `train.py` leaves, made in a moment.
+
+folder = random_run(tmp_path, "+experiment=vanilla_raw")     # random weights, a vocabulary of subwords
+"""
+
+import random
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from mple.callbacks import write_whole
+from mple.launch import Job
+from mple.run import provenance
+from tests.fakes import _shaken
+
+CONF = Path(__file__).parents[1] / "conf"
+SIZES = ("tiny", "small", "base", "big", "student")
+MICRO = [
+    *(f"sizes.{size}.{key}={value}" for size in SIZES for key, value in (("d_model", 16), ("d_ff", 32))),
+    *(f"sizes.{size}.{part}_layers=1" for size in SIZES for part in ("encoder", "decoder")),
+    *(f"sizes.{size}.num_heads=2" for size in SIZES),
+    *(f"sizes.{size}.max_positions=32" for size in SIZES),
+    *("trainer.precision=32-true", "trainer.accelerator=cpu", "max_tokens=512"),
+]
+MAX_LENGTH = 12
+SIGNATURE = "BLEU|nrefs:1|tok:13a"
+_SRC = ["mann", "frau", "hund", "katze", "läuft", "schläft", "sieht", "über", "unter", "schnell,", "langsam."]
+_SRC += ["grün!", "ein", "eine", "der", "die"]
+_TGT = ["man", "woman", "dog", "cat", "runs", "sleeps", "sees", "over", "under", "fast,", "slow."]
+_TGT += ["green!", "a", "an", "the", "one"]
+
+
+def sentences(count: int, seed: int = 0, words: list[str] = _SRC) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(words, k=draw.randint(1, 5))) for _ in range(count)]
+
+
+def write_corpus(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", 300), ("valid", 10), ("test", 10)):
+        (root / f"{split}.de").write_text("".join(s + "\n" for s in sentences(count, words=_SRC)))
+        (root / f"{split}.en").write_text("".join(s + "\n" for s in sentences(count, words=_TGT)))
+    return root
+
+
+def job(*overrides: str) -> Job:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return Job(hydra.compose("train", list(overrides)), list(overrides))
+
+
+def text_job(root: Path, *overrides: str) -> Job:
+    """A job on a small text, with subwords or as `overrides` say."""
+    text = ["data=text", f"data.root={write_corpus(root / 'corpus')}", "data.src_lang=de", "data.tgt_lang=en"]
+    text += ["data.vocabulary.size=90", f"data.max_length={MAX_LENGTH}", f"outputs={root / 'outputs'}"]
+    small = () if "+experiment=at" in overrides else ("module.model.length.max_offset=3",)
+    return job(*MICRO, *text, *small, *overrides)
+
+
+def random_run(root: Path, *overrides: str, seed: int = 0) -> Path:
+    """The folder of a run on that text whose model has random weights and whose results are made up."""
+    made = text_job(root, *overrides)
+    data = made.data(0)
+    data.setup()
+    run = made.run
+    run.start(OmegaConf.to_yaml(made.cfg, resolve=True), made.command)
+    run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
+    weights = _shaken(made.module(data), seed).state_dict()
+    write_whole({name: value.clone() for name, value in weights.items()}, run.folder / "averaged.pt")
+    run.finish(
+        {
+            "experiment": run.experiment,
+            "data": run.data,
+            "key": run.key,
+            "seed": run.seed,
+            "updates": 8,
+            "parameters": sum(value.numel() for value in weights.values()),
+            **provenance(made.command),
+            "test": {"tokenised_bleu": 12.345, "nat_loss_raw_bits_per_token": 2.5},
+            "valid": {"tokenised_bleu": 13.5},
+            "signatures": {"tokenised_bleu": SIGNATURE},
+        }
+    )
+    return run.folder

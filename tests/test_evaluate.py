@@ -1,0 +1,156 @@
+"""Evaluations of finished runs: opened whole, decoded in order, compared only where that means something."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from mple.checks import UserError
+from mple.decoding.argmax import Argmax
+from mple.decoding.decode import Decode
+from mple.decoding.fill import OnePass
+from mple.decoding.lengths import TopLengths
+from mple.decoding.mask_predict import MaskPredict
+from mple.evaluate import evaluate
+from mple.evaluation.finished import Finished
+from mple.evaluation.length_factor import LengthFactor
+from mple.evaluation.text import Text
+from mple.evaluation.total_correlation import TotalCorrelation, sentence_losses
+from tests.runs import CONF, random_run
+
+
+@pytest.fixture
+def hydra_is_ready() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def nat(tmp_path: Path) -> Path:
+    return random_run(tmp_path / "nat", "+experiment=vanilla_raw")
+
+
+def opened(folder: Path) -> Finished:
+    """As evaluate.py opens it, after hydra has begun; making another run ends that."""
+    GlobalHydra.instance().clear()
+    hydra.initialize_config_dir(str(CONF), version_base="1.3")
+    return Finished.open(folder, "cpu")
+
+
+def test_a_run_is_found_from_any_folder_above_it(nat: Path) -> None:
+    assert opened(nat.parents[2]).folder == nat
+    with pytest.raises(UserError, match="no folder"):
+        Finished.open(nat / "nowhere")
+    (nat / "averaged.pt").unlink()
+    with pytest.raises(UserError, match=r"lacks averaged\.pt"):
+        Finished.open(nat)
+
+
+def test_several_runs_are_named(tmp_path: Path, nat: Path) -> None:
+    random_run(tmp_path / "nat", "+experiment=glat_raw")
+    with pytest.raises(UserError, match=r"holds 2: .*glat_raw.*vanilla_raw"):
+        Finished.open(tmp_path / "nat")
+
+
+def test_outputs_are_in_the_order_of_the_corpus_and_those_of_one_by_one(nat: Path) -> None:
+    run = opened(nat)
+    lines, _, _ = run.data.text("test")
+    model = run.module.model
+    alone = {}
+    for batch in run.data.batches("test", max_tokens=1):
+        assert len(batch) == 1
+        alone[int(batch.ids)] = run.data.decode(Argmax()(model, batch.src_tokens).tokens)[0]
+    assert run.translate("test", Argmax()) == [alone[int(line)] for line in lines]
+
+
+def test_text_is_scored_as_the_run_was(nat: Path) -> None:
+    run = opened(nat)
+    found = Text(split="valid")(run)
+    _, sources, references = run.data.text("valid")
+    assert found == run.module.score("valid", sources, references, run.translate("valid", Argmax()))
+    with pytest.raises(UserError, match=r"estimator\.split must be one of"):
+        Text(split="train")
+
+
+def test_the_loss_of_each_sentence_is_that_of_its_tokens(nat: Path) -> None:
+    run = opened(nat)
+    found = sentence_losses(run, "test")
+    for row, batch in enumerate(sorted(run.data.batches("test", max_tokens=1), key=lambda b: int(b.ids))):
+        length = int(batch.tgt_lengths)
+        model = run.module.model
+        output = model.decode(model.blank(batch.tgt_lengths), model.encode(batch.src_tokens))
+        log_probs = output.logits[0].log_softmax(-1)
+        nats = -sum(float(log_probs[i, batch.tgt_tokens[0, i]]) for i in range(length))
+        assert found.nats[row] == pytest.approx(nats, rel=1e-5)
+        assert found.tokens[row] == length
+
+
+def test_total_correlation_is_the_difference_of_the_losses(tmp_path: Path, nat: Path) -> None:
+    at = random_run(tmp_path / "nat", "+experiment=at", "size=student")
+    run, other = opened(nat), Finished.open(at, "cpu")
+    found = TotalCorrelation(at=str(at))(run)
+    one, two = sentence_losses(run, "test"), sentence_losses(other, "test")
+    bits = (one.nats - two.nats).sum() / math.log(2)
+    assert found["total_correlation_bits_per_token"] == pytest.approx(bits / one.tokens.sum())
+    assert np.array_equal(one.tokens, two.tokens)
+    # eos is in the loss of the autoregressive model: it is what says the length
+    model = other.module.model
+    batch = next(iter(other.data.batches("test", max_tokens=1)))
+    labels = torch.cat([batch.tgt_tokens[0], torch.tensor([2])])
+    log_probs = model.decode(model.prefixes(batch.tgt_tokens), model.encode(batch.src_tokens)).logits[0]
+    nats = -float(log_probs.log_softmax(-1).gather(1, labels.unsqueeze(1)).sum())
+    lines = other.data.text("test")[0].tolist()
+    assert two.nats[lines.index(int(batch.ids))] == pytest.approx(nats, rel=1e-5)
+
+
+def test_c_is_refused_where_it_means_nothing(tmp_path: Path, nat: Path) -> None:
+    glat = random_run(tmp_path / "nat", "+experiment=glat_raw")
+    at = random_run(tmp_path / "nat", "+experiment=at", "size=student")
+    run = opened(nat)
+    with pytest.raises(UserError, match=r"estimator\.at must name"):
+        TotalCorrelation()(run)
+    with pytest.raises(UserError, match="compares a NAT"):
+        TotalCorrelation(at=str(nat))(run)
+    with pytest.raises(UserError, match="another proxy's loss"):
+        TotalCorrelation(at=str(at))(Finished.open(glat, "cpu"))
+
+
+def test_a_decoding_that_the_model_cannot_serve_is_refused(nat: Path) -> None:
+    run = opened(nat)
+    with pytest.raises(UserError, match="vanilla_raw has proxy_input=blank"):
+        run.decode_with(Decode(TopLengths(beam=1), MaskPredict(iterations=4)))
+    run.decode_with(Decode(TopLengths(beam=1), MaskPredict(iterations=1)))  # one pass shows nothing
+
+
+def test_the_best_length_factor_is_the_best_on_validation(nat: Path) -> None:
+    run = opened(nat)
+    with pytest.raises(UserError, match="got Argmax"):
+        LengthFactor()(run)
+    run.decode_with(Decode(TopLengths(beam=1), OnePass()))
+    found = LengthFactor(low=0.5, high=1.5, step=0.5)(run)
+    bleu = {key: value for key, value in found.items() if key.startswith("valid_bleu_at")}
+    assert list(bleu) == ["valid_bleu_at_0.5", "valid_bleu_at_1", "valid_bleu_at_1.5"]
+    assert bleu[f"valid_bleu_at_{found['best_factor']:g}"] == max(bleu.values())
+
+
+def test_what_was_measured_is_kept_with_its_command(nat: Path, hydra_is_ready: None) -> None:
+    overrides = [f"run={nat}", "decoding=length_parallel", "device=cpu"]
+    cfg = hydra.compose("evaluate", overrides)
+    found = evaluate(cfg, overrides)
+    (file,) = (nat / "evaluations").iterdir()
+    report = json.loads(file.read_text())
+    assert report["metrics"] == found
+    assert report["command"] == " ".join(["python evaluate.py", *overrides])
+    assert report["settings"]["decoding"]["lengths"]["beam"] == 3
+    other = hydra.compose("evaluate", [*overrides, "decoding.lengths.beam=5"])
+    assert OmegaConf.select(other, "decoding.lengths.beam") == 5
+    evaluate(other, overrides)
+    assert len(list((nat / "evaluations").iterdir())) == 2
