@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo table test test-slow test-real lint types check clean
+.PHONY: help setup demo table bench test test-slow test-real lint types check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +35,11 @@ demo: setup ## Plain MLE against GLAT + Dynamic KD on the embedded grammar data 
 
 table: setup ## Gather all finished runs into one table
 	$(BIN)/python -m experiments.collect
+
+# Folder of Multi30k; without it the benchmark generates text.
+MULTI30K ?=
+bench: setup ## Measure speed and memory (MULTI30K=folder; generated text without)
+	$(BIN)/python -m experiments.bench $(if $(MULTI30K),--multi30k $(MULTI30K))
 
 test: setup ## Run the test suite, without slow and GPU tests
 	$(PYTEST) -n 2 -m "not slow and not gpu"

@@ -8,6 +8,7 @@
 Sections:
 
     training      target tokens per second, a step against the floor's, the E-step's share, peak memory
+    alignments    the E-steps of AXE, OaXE and glancing beside a plain loss, 64 × 30 and 256 × 60, V 8,000
     distillation  a teacher's beam search, sentences per second
     bleu          pairwise sentence BLEU against sacreBLEU called pair by pair
     data          raw text to batches, lines per second
@@ -47,17 +48,25 @@ from torch.utils.benchmark import Measurement, TaskSpec
 
 from mple import bleu
 from mple.decoding.beam import Beam
-from mple.launch import Job, keep_memory, quiet
+from mple.launch import Job, hardware_has_bf16, keep_memory, quiet
 from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
 from mple.modules.update import UpdateModule
-from mple.objective.cross_entropy import linear_cross_entropy
+from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
+from mple.proxy_input.glancing import Glancing
+from mple.proxy_target import laid_out
+from mple.proxy_target.axe import AXE
+from mple.proxy_target.oaxe import OaXE
+from mple.proxy_target.raw import Raw
+from mple.randomness import Draws
 from mple.run import commit
-from mple.types import EOS, PAD, Batch
+from mple.snapshot import Snapshot
+from mple.types import EOS, MASK, PAD, Batch, DecoderInput, DecoderOutput, Target
 
 console = Console(width=120, highlight=False)
 SIZE = "{d_model: 256, d_ff: 1024, encoder_layers: 3, decoder_layers: 3, num_heads: 4, dropout: 0.1}"
-TRAINED = ("at", "vanilla_raw", "glat_raw", "glat_dynkd")
+TRAINED = ("at", "vanilla_raw", "glat_kd", "glat_dynkd", "axe_tau5", "oaxe_10k")
+TRAINED += ("glat_levenshtein", "glat_pref")
 TEACHERS = ("tiny", "small", "base", "big")
 
 
@@ -99,7 +108,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def job(experiment: str, arguments: argparse.Namespace) -> Job:
-    given = [f"+experiment={experiment}", *overrides(arguments)]
+    given = [f"+experiment={experiment}", "start=null", *overrides(arguments)]
     return Job(hydra.compose("train", [o.replace("sizes.bench", "+sizes.bench") for o in given]), given)
 
 
@@ -398,6 +407,84 @@ def show_training(rows: dict[str, Any]) -> list[list[str]]:
     return table
 
 
+# --- alignments ---------------------------------------------------------------------------------------
+
+
+def alignments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of what a method computes on given features: the loss, forward and backward, and its E-step
+    before it. The look-ahead's decoder pass, which all but the first need, is in `training`."""
+    rows = {}
+    for sentences, longest in ((64, 30), (256, 60)):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.randint(longest // 2, longest + 1, (sentences,), generator=generator)
+        is_canvas = torch.arange(longest) < lengths.unsqueeze(1)
+        tokens = torch.randint(6, 8000, is_canvas.shape, generator=generator).masked_fill(~is_canvas, PAD)
+        weight = torch.randn(8000, 256, generator=generator) / 16
+        features = weight[tokens] * 3 + torch.randn(*is_canvas.shape, 256, generator=generator)
+        features, weight = features.to(device).requires_grad_(), weight.to(device).requires_grad_()
+        reference = laid_out(tokens.to(device))
+        blank = DecoderInput(
+            torch.where(reference.counts, MASK, PAD), revealed=torch.zeros_like(reference.counts)
+        )
+        ids = torch.arange(sentences, device=device)
+        batch = Batch(ids, src_tokens=reference.tokens, tgt_tokens=reference.tokens)
+        output = DecoderOutput(features, weight)
+
+        def look(output: DecoderOutput = output, blank: DecoderInput = blank, ids: Tensor = ids) -> Snapshot:
+            seen = DecoderOutput(output.features.detach(), output.weight.detach())
+            lengths = blank.is_canvas.sum(1)
+            nothing: Any = NoModel()
+            return Snapshot(nothing, nothing, ids, lengths, Draws(1, 1), 0, 1, seen, blank)
+
+        def shown(rule: Glancing, batch: Batch = batch, reference: Target = reference) -> DecoderInput:
+            return rule(batch, reference, look())
+
+        e_steps: dict[str, Callable[[], Target | DecoderInput]] = {
+            "cross-entropy alone": lambda reference=reference: reference,  # type: ignore[misc]
+            "AXE, δ = 5": lambda reference=reference: AXE(Raw(), delta=5).align(reference, look()),  # type: ignore[misc]
+            "OaXE": lambda reference=reference: OaXE(Raw()).align(reference, look()),  # type: ignore[misc]
+            "glancing": lambda: shown(Glancing()),
+            "glancing, Levenshtein": lambda: shown(Glancing(distance="levenshtein")),
+            "glancing, P_ref": lambda: shown(Glancing(choice="p_ref")),
+        }
+        loss = CrossEntropy(label_smoothing=0.1)
+        precision = hardware_has_bf16()
+        times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in e_steps}
+        for _ in track(range(arguments.rounds + 1), f"alignments {sentences} × {longest}", console=console):
+            for name, e_step in e_steps.items():
+                with torch.autocast(device.type, torch.bfloat16, precision):
+                    synchronise()
+                    began = time.perf_counter()
+                    found = e_step()
+                    synchronise()
+                    middle = time.perf_counter()
+                    target = found if isinstance(found, Target) else reference
+                    nats = loss(output, target, blank)["nats"].total
+                nats.backward()
+                synchronise()
+                times[name][0].append(1000 * (middle - began))
+                times[name][1].append(1000 * (time.perf_counter() - middle))
+        for name, (own, trained) in times.items():
+            rows[f"{sentences} × {longest}, {name}"] = {
+                "e_step_milliseconds": summary(own[1:]),  # the first round warms up
+                "loss_milliseconds": summary(trained[1:]),
+            }
+    return rows
+
+
+class NoModel(nn.Module):
+    """Stands where a snapshot's model stands; the snapshot already has the model's output."""
+
+
+def show_alignments(rows: dict[str, Any]) -> list[list[str]]:
+    table = [["", "E-step, ms", "loss and gradient, ms"]]
+    for name, row in rows.items():
+        cells = [row["e_step_milliseconds"], row["loss_milliseconds"]]
+        table.append([name, *(f"{c['median']:.1f} ({c['low']:.1f}–{c['high']:.1f})" for c in cells)])
+    return table
+
+
 # --- distillation -------------------------------------------------------------------------------------
 
 
@@ -576,6 +663,7 @@ def show_memory(rows: dict[str, Any]) -> list[list[str]]:
 
 SECTIONS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[..., list[list[str]]]]] = {
     "training": (training, show_training),
+    "alignments": (alignments, show_alignments),
     "distillation": (distillation, show_rates),
     "bleu": (bleu_section, show_rates),
     "data": (data_section, show_rates),
