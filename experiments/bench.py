@@ -98,7 +98,7 @@ def generated_text(folder: Path, pairs: int, seed: int = 1) -> None:
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """The data's part of a command line."""
-    common = [f"outputs={arguments.out}", f"sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
+    common = [f"outputs={arguments.out}", f"+sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
     if arguments.multi30k:
         return ["data=multi30k", f"data.root={arguments.multi30k}", *common]
     folder = arguments.out / "text"
@@ -109,7 +109,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 
 def job(experiment: str, arguments: argparse.Namespace) -> Job:
     given = [f"+experiment={experiment}", "start=null", *overrides(arguments)]
-    return Job(hydra.compose("train", [o.replace("sizes.bench", "+sizes.bench") for o in given]), given)
+    return Job(hydra.compose("train", given), given)
 
 
 def some_updates(made: Job, count: int) -> list[list[Batch]]:
@@ -411,8 +411,8 @@ def show_training(rows: dict[str, Any]) -> list[list[str]]:
 
 
 def alignments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of what a method computes on given features: the loss, forward and backward, and its E-step
-    before it. The look-ahead's decoder pass, which all but the first need, is in `training`."""
+    """Milliseconds of what a method computes on given features: its E-step, and then the loss, forward and
+    backward. The look-ahead's decoder pass, which all but the first need, is in `training`."""
     rows = {}
     for sentences, longest in ((64, 30), (256, 60)):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -47,7 +47,7 @@ class RunLog(Logger):
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, self.path)
 
-    def read(self) -> list[dict[str, float]]:
+    def read(self) -> list[dict[str, float | int]]:
         """All whole lines; a line that a killed process left half-written is passed over."""
         found = []
         for line in self.path.read_text().splitlines() if self.path.exists() else []:

@@ -7,9 +7,10 @@ all processes, divided by the count of the whole update: how an update is cut up
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
@@ -207,7 +208,7 @@ class UpdateModule(pl.LightningModule):
         # Evaluation takes time that is not training's, and must not leave a trace in it.
         self._since = time.perf_counter()
 
-    def _texts(self, decoded: list[tuple[int, list[int]]], lines: Iterable[int]) -> list[str]:
+    def _texts(self, decoded: list[tuple[int, list[int]]], lines: np.ndarray) -> list[str]:
         """The texts of all processes' outputs, in the order of `lines`; empty where there is none."""
         if self.trainer.world_size > 1:
             gathered: list = [None] * self.trainer.world_size

@@ -1,0 +1,122 @@
+"""The card of an exported model: what it is, how it was made, how good it is, how to use it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mple.trained import Trained
+
+_PLACES = re.compile(r"(?<=\s)(\S*(?:root|path|outputs|start)=)(\"[^\"]*\"|'[^']*'|\S+)")
+
+
+def without_places(command: str) -> str:
+    """A command without the folders of the machine that it ran on: `data.root=FOLDER`."""
+    return _PLACES.sub(r"\1FOLDER", command)
+
+
+def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> str:
+    """Markdown. `metrics` is the run's metrics.json; every number of the card is from there."""
+    src, tgt = trained.languages
+    config = trained.config
+    joint = " (one joint vocabulary)" if trained.src_vocabulary is trained.tgt_vocabulary else ""
+    parts = [
+        f"---\nlanguage: [{src}, {tgt}]\nlibrary_name: mple\npipeline_tag: translation\n---",
+        f"# {metrics['experiment']}: {src} to {tgt} ({metrics['data']})",
+        _what(trained, metrics),
+        "## Use\n\nIn a checkout of mple:\n\n```sh\n"
+        "python translate.py run=path/to/this/folder < in.txt > out.txt\n```\n\n"
+        "```python\nfrom mple.trained import load\n\n"
+        'load("path/to/this/folder").translate(["..."])\n```\n\n'
+        f"Input is raw text, one sentence a line; lines of more than {trained.max_length} tokens are split.",
+        "## Method\n\n" + _table(("part", "choice"), _method(config)),
+        f"## Data\n\n`data={metrics['data']}`; source vocabulary {len(trained.src_vocabulary):,} entries, "
+        f"target {len(trained.tgt_vocabulary):,}{joint}; training pairs of at most "
+        f"{config['data']['max_length']} tokens a side.",
+        "## Results\n\n" + _results(metrics),
+        "## Origin\n\n" + _table(("", ""), _origin(metrics)),
+    ]
+    if graphs:
+        parts.append(_graphs(trained))
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(trained: Trained, metrics: Mapping[str, Any]) -> str:
+    size = trained.size
+    kind = "An autoregressive" if "proxy" not in _names(trained.config) else "A non-autoregressive"
+    return (
+        f"{kind} Transformer with {metrics['parameters']:,} parameters ({size.encoder_layers} and "
+        f"{size.decoder_layers} layers, width {size.d_model}), trained for {metrics['updates']:,} updates; "
+        "its weights are the mean of the best checkpoints."
+    )
+
+
+def _names(config: Mapping[str, Any]) -> set[str]:
+    """The strategies that the training used: an autoregressive model has no proxy."""
+    is_nat = str(config["module"]["model"]["_target_"]).endswith(".NAT")
+    nat = {"proxy", "proxy_target", "proxy_input", "vanilla_input"} if is_nat else set()
+    return nat | {"objective", "decoding"}
+
+
+def _method(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name in ("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding"):
+        if name in _names(config) and isinstance(config.get(name), Mapping):
+            rows.append((name, f"`{_short(config[name])}`"))
+    return rows
+
+
+def _short(node: Any) -> str:
+    """`GlancingInput(start=0.5, ...)` of a node of the configuration."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        settings = ", ".join(f"{k}={_short(v)}" for k, v in node.items() if not str(k).startswith("_"))
+        return f"{str(node['_target_']).rpartition('.')[2]}({settings})"
+    return str(node)
+
+
+def _results(metrics: Mapping[str, Any]) -> str:
+    splits = ("test", "valid")
+    found = [metrics.get(split, {}) for split in splits]
+    keys = dict.fromkeys(key for values in found for key in values)
+    rows = [(key, *(f"{values[key]:.4g}" if key in values else "–" for values in found)) for key in keys]
+    signatures = [
+        (f"`{name}`", f"`{signature}`") for name, signature in metrics.get("signatures", {}).items()
+    ]
+    said = (
+        "`nat_loss_*` is L_NAT in bits per token: of the raw references, of the teachers' targets, and "
+        "under the proxy itself.\n\n"
+    )
+    return said + _table(("metric", *splits), rows) + "\n\n" + _table(("metric", "signature"), signatures)
+
+
+def _origin(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("command", f"`{without_places(metrics['command'])}`")]
+    rows += [
+        (key, str(metrics[key])) for key in ("commit", "date", "machine", "python", "torch", "seed", "key")
+    ]
+    return rows
+
+
+def _graphs(trained: Trained) -> str:
+    first = getattr(trained.model, "first_sayable", 0)
+    return f"""## ONNX
+
+`encoder.onnx` and `decoder.onnx` are the model in float32; batches, sources and canvases may have any size.
+Ids: 0 `<pad>`, 2 `<eos>`, 4 `<mask>`. One pass, as in `decoding=argmax`:
+
+```python
+import numpy as np
+import onnxruntime
+
+encoder, decoder = (onnxruntime.InferenceSession(f"{{name}}.onnx") for name in ("encoder", "decoder"))
+states, lengths, _ = encoder.run(None, {{"src_tokens": src_tokens}})  # int64 (B, S): ids, 2, then 0s
+tokens = np.where(np.arange(lengths.max()) < lengths[:, None], 4, 0)
+(logits,) = decoder.run(None, {{"tokens": tokens, "src_tokens": src_tokens, "states": states}})
+said = np.where(tokens == 0, 0, logits[:, :, {first}:].argmax(-1) + {first})
+```"""
+
+
+def _table(heading: tuple[str, ...], rows: list[Any]) -> str:
+    lines = [heading, tuple("---" for _ in heading), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,348 @@
+"""A finished run in use: its model with the final weights, its vocabularies, its decoding.
+
+    trained = load("outputs/glat_dynkd/multi30k_de-en")    # a run, an export, or a folder with one run in it
+    trained.translate(["Ein Mann schläft."])               # ["A man is sleeping."]
+
+A folder is enough: neither the corpus nor the data that were prepared of it are needed. What lies in a folder
+may come from anybody, so nothing in it is executed: weights are tensors and nothing else, and a configuration
+may name only classes of this package.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra.errors
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from hydra.utils import instantiate
+from jaxtyping import Int
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+
+from mple.checks import UserError
+from mple.data.vocabulary import Vocabulary, load_vocabularies
+from mple.decoding import Decoding
+from mple.decoding.beam import Beam
+from mple.model.autoregressive import Autoregressive
+from mple.model.nat import NAT
+from mple.model.transformer import Size
+from mple.types import EOS, PAD
+
+CONFIG = "config.yaml"
+WEIGHTS = "averaged.pt"
+EXPORTED_WEIGHTS = "model.safetensors"
+VOCABULARY = "vocabulary"
+METRICS = "metrics.json"
+
+_PACKAGE = "mple."
+_NO_MASKS = "mple.proxy_input.blank.Blank"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in eval mode and what it takes to translate text with it.
+
+    config: the run's configuration, resolved. languages: codes of source and target. teacher: the
+    autoregressive run that the decoding asks (NPD), if it was handed over.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    model: NAT | Autoregressive
+    src_vocabulary: Vocabulary
+    tgt_vocabulary: Vocabulary
+    languages: tuple[str, str]
+    decoding: Decoding | Beam
+    teacher: "Trained | None" = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.config['name']} seed {self.config['seed']}"
+
+    @property
+    def max_length(self) -> int:
+        """Content tokens of the longest source that the model has learned to read."""
+        return min(self.config["data"]["max_length"], self.size.max_positions - 1)
+
+    @property
+    def size(self) -> Size:
+        return Size(**self.config["sizes"][self.config["size"]])
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """The results of the run; None where it was not tested."""
+        path = self.folder / METRICS
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def to(self, device: torch.device | str) -> "Trained":
+        """The same, its model (and its teacher's) moved to `device`."""
+        self.model.to(device)
+        if self.teacher is not None:
+            self.teacher.to(device)
+        return self
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Content ids of raw sentences, as the corpus was encoded for training."""
+        return self.src_vocabulary.encode([text.strip() for text in texts])
+
+    def src_tokens(self, sentences: Sequence[np.ndarray]) -> Int[Tensor, "B S"]:
+        """Content ids as the model reads them: eos after each, `pad` at the right, on the model's device."""
+        width = max(map(len, sentences)) + 1
+        tokens = np.full((len(sentences), width), PAD, np.int64)
+        for row, ids in zip(tokens, sentences, strict=True):
+            row[: len(ids)], row[len(ids)] = ids, EOS
+        return torch.from_numpy(tokens).to(self.device)
+
+    def texts(self, tokens: Int[Tensor, "B L"]) -> list[str]:
+        """Target ids to detokenised text."""
+        return self.tgt_vocabulary.decode_all(list(tokens.cpu().numpy()))
+
+    @torch.inference_mode()
+    def translate(self, texts: Sequence[str]) -> list[str]:
+        """Translations of a few non-empty sentences, as one batch; for files there is `mple.translate`."""
+        if not texts:
+            return []
+        found = self.decoding(self.model, self.src_tokens(self.encode(texts)))  # type: ignore[arg-type]
+        return self.texts(found.tokens)
+
+    def with_decoding(self, node: Mapping[str, Any], teacher: "Trained | None" = None) -> "Trained":
+        """The same model with another decoding, `node` being its configuration.
+
+        Raises:
+            UserError: a wrong setting, a decoding that this model cannot serve, or a teacher that is no
+                autoregressive run with the same vocabularies.
+        """
+        decoding = _made(node, "decoding")
+        is_nat = isinstance(self.model, NAT)
+        if is_nat == isinstance(decoding, Beam):
+            kind, needed = ("a NAT", "any but beam") if is_nat else ("an autoregressive model", "beam")
+            raise UserError(f"decoding must be {needed} for {kind}; got {type(decoding).__name__}")
+        if isinstance(decoding, Beam):
+            return dataclasses.replace(self, decoding=decoding, teacher=None)
+        if decoding.needs_masks and self.config.get("proxy_input", {}).get("_target_") == _NO_MASKS:
+            raise UserError(
+                f"decoding={type(decoding).__name__} shows the decoder some of its own tokens, so it needs a "
+                f"model that was trained with a partly revealed Z (CMLM, GLAT); {self.name} was not"
+            )
+        model = None
+        if teacher is not None:
+            model = teacher.model
+            ours, theirs = (
+                (t.src_vocabulary.fingerprint, t.tgt_vocabulary.fingerprint) for t in (self, teacher)
+            )
+            if not isinstance(model, Autoregressive) or ours != theirs:
+                raise UserError(
+                    "teacher must be an autoregressive run with the vocabularies of the run that it helps; "
+                    f"got {teacher.name} in {teacher.folder}"
+                )
+        starts_word = torch.from_numpy(self.tgt_vocabulary.starts_word())
+        prepared = decoding.prepared(teacher=model, starts_word=starts_word)
+        return dataclasses.replace(self, decoding=prepared, teacher=teacher)
+
+
+def load(folder: str | Path) -> Trained:
+    """The run or export in `folder`, or the only one below it; on the CPU.
+
+    Raises:
+        UserError: there is no such folder, it lacks a file (which one is said), it holds several runs, its
+            parts do not fit each other, or one of them is no mere data.
+    """
+    found = _only_run(Path(folder))
+    config = _config(found / CONFIG)
+    src, tgt, languages = _vocabularies(found)
+    path, weights = _weights(found)
+    for side, vocabulary in (("encoder", src), ("decoder", tgt)):
+        table = weights.get(f"{side}.embedding.tokens.weight")
+        if table is not None and len(table) != len(vocabulary):
+            raise UserError(
+                f"{found / VOCABULARY} must be the vocabulary of the weights; {path} has {len(table)} "
+                f"entries in its {side}, the vocabulary {len(vocabulary)}"
+            )
+    try:
+        model = _model(config, len(src), len(tgt), src is tgt)
+        decoding = config["decoding"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{found / CONFIG} must be the configuration of a run; got none: {error}") from error
+    _fill(model, weights, path)
+    bare = Trained(found, config, model, src, tgt, languages, Beam())
+    return bare.with_decoding(decoding)
+
+
+def _only_run(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(
+            f"run must be the folder of a finished run or of an export; there is no folder {folder}"
+        )
+    if not (folder / CONFIG).exists():
+        names = (WEIGHTS, EXPORTED_WEIGHTS)
+        inside = sorted({path.parent for name in names for path in folder.rglob(name)})
+        if len(inside) != 1:
+            shown = ": " + ", ".join(map(str, inside[:5])) if inside else f", not even a {CONFIG}"
+            raise UserError(
+                "run must be the folder of one finished run or of an export; "
+                f"{folder} holds {len(inside)}{shown}"
+            )
+        folder = inside[0]
+    if not (folder / EXPORTED_WEIGHTS).exists() and not (folder / WEIGHTS).exists():
+        again = ""
+        if (folder / "run.json").exists():
+            again = (
+                ": the run is not finished; to go on, "
+                + json.loads((folder / "run.json").read_text())["command"]
+            )
+        raise UserError(f"run must be the folder of a finished run; {folder} lacks {WEIGHTS}{again}")
+    if not (folder / CONFIG).exists():
+        raise UserError(f"run must be the folder of a finished run; {folder} lacks {CONFIG}")
+    if not (folder / VOCABULARY).exists():
+        raise UserError(
+            f"run must be the folder of a finished run; {folder} lacks {VOCABULARY} (a run of an older "
+            f"version has none; copy it: cp -r outputs/data/NAME/vocabulary-KEY {folder / VOCABULARY})"
+        )
+    return folder
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} must be a YAML file; got: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict) or not {"name", "seed", "data", "size", "sizes", "module"} <= set(config):
+        raise UserError(f"{path} must be the configuration of a run; it is that of something else")
+    return {str(key): value for key, value in config.items()}
+
+
+def _vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary, tuple[str, str]]:
+    src, tgt = load_vocabularies(folder / VOCABULARY)
+    manifest = folder / VOCABULARY / "manifest.json"
+    settings = json.loads(manifest.read_text())["settings"] if manifest.exists() else {}
+    return src, tgt, (settings.get("src_lang", "source"), settings.get("tgt_lang", "target"))
+
+
+def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The model's weights by their names in the model."""
+    path = folder / EXPORTED_WEIGHTS
+    if path.exists():
+        try:
+            return path, safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{path} must be a safetensors file; it cannot be read as one") from error
+    path = folder / WEIGHTS
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no common class for what may be wrong
+        raise UserError(
+            f"{path} must hold weights and nothing else; it cannot be read as such, and it was not executed"
+        ) from error
+    prefix = "model."
+    weights = (
+        {
+            k.removeprefix(prefix): v
+            for k, v in found.items()
+            if isinstance(v, Tensor) and k.startswith(prefix)
+        }
+        if isinstance(found, dict)
+        else {}
+    )
+    if not weights:
+        raise UserError(f"{path} must hold the weights of a run; it holds none")
+    return path, weights
+
+
+def _model(config: Mapping[str, Any], src_size: int, tgt_size: int, is_joint: bool) -> NAT | Autoregressive:
+    """The network as `mple.launch.Job.module` makes it, its weights still random."""
+    node = config["module"]["model"]
+    maker = _class(node["_target_"], "module.model")
+    own: dict[str, Any] = {}
+    if "says_blank" in inspect.signature(maker).parameters:
+        own["says_blank"] = _made(config["proxy_target"], "proxy_target").says_blank
+    size = Size(**config["sizes"][config["size"]])
+    with torch.random.fork_rng(devices=[]):
+        partial = _made({**node, "_partial_": True}, "module.model")
+        model = partial(size=size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)
+    if not isinstance(model, NAT | Autoregressive):
+        raise UserError(f"run must be a model that translates; this one is a {type(model).__name__}")
+    return model.eval()
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load `weights`. A tensor that two parts of the model share may be there under one of its names only."""
+    own = model.state_dict()
+    shared: dict[int, Tensor] = {
+        own[name].data_ptr(): value for name, value in weights.items() if name in own
+    }
+    for name, value in own.items():
+        if name not in weights and value.data_ptr() in shared:
+            weights[name] = shared[value.data_ptr()]
+        if name not in weights:
+            raise UserError(f"{path} must hold the weights of the model in {CONFIG}; it lacks {name}")
+        if weights[name].shape != value.shape:
+            wanted, came = tuple(value.shape), tuple(weights[name].shape)
+            raise UserError(
+                f"{path} must hold the weights of the model in {CONFIG}; "
+                f"{name} is {wanted} there and {came} here"
+            )
+    for name in weights:
+        if name not in own:
+            raise UserError(f"{path} must hold the weights of the model in {CONFIG}; it has {name} besides")
+    model.load_state_dict(weights)
+
+
+# --- objects of a configuration that may come from anybody --------------------------------------------
+
+
+def _made(node: Mapping[str, Any], key: str) -> Any:
+    """What `node` describes, after a look at every class that it names.
+
+    Raises:
+        UserError: it names something that is no class of this package, or its settings are wrong.
+    """
+    for target in _targets(node, key):
+        _class(target, key)
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{key} must fit this version of the code; {str(error).splitlines()[0]}") from error
+
+
+def _targets(value: Any, key: str) -> Iterator[Any]:
+    """Every `_target_` in a node; refuses what would only later turn out to be one."""
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key} must be resolved; got {value!r}")
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _targets(part, key)
+
+
+def _class(target: Any, key: str) -> type:
+    """The class at a dotted path. It must be defined in the module that the path names: a module's imports
+    lead anywhere (`mple.run.os.system`)."""
+    module, _, name = str(target).rpartition(".")
+    if module.startswith(_PACKAGE):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+        if isinstance(found, type) and found.__module__ == module:
+            return found
+    raise UserError(f"{key} must name a class of mple; got {target!r}")

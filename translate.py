@@ -1,0 +1,66 @@
+"""Translate lines of raw text with a finished run or an export of one.
+
+    python translate.py run=outputs/glat_dynkd/multi30k_de-en < in.txt > out.txt
+    python translate.py run=RUN decoding=length_parallel decoding.lengths.beam=5 n_best=5 < in.txt > out.jsonl
+    python translate.py run=RUN                              # answers line by line what you type
+
+One line out for each line in; `--help` lists the settings.
+"""
+
+import sys
+from typing import Any, BinaryIO, TextIO
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mple.checks import UserError
+from mple.trained import Trained, load
+from mple.translate import Report, Translator, answer, guarded
+
+
+def translator(cfg: DictConfig) -> Translator:
+    """The objects of a configuration."""
+    if cfg.run is None:
+        raise UserError(
+            "run must be the folder of a finished run or of an export (run=outputs/...); got none"
+        )
+    trained = with_decoding(load(cfg.run), cfg)
+    trained.to(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Translator(trained, cfg.max_tokens, cfg.max_length, cfg.too_long, cfg.n_best, cfg.precision)
+
+
+def with_decoding(trained: Trained, cfg: DictConfig) -> Trained:
+    """With the decoding that was asked for: a whole one, or some settings of the run's own."""
+    asked: Any = OmegaConf.to_container(cfg.decoding, resolve=True) if cfg.get("decoding") else {}
+    if not asked and cfg.teacher is None:
+        return trained
+    own = {} if "_target_" in asked else trained.config["decoding"]
+    node = OmegaConf.to_container(OmegaConf.merge(own, asked))
+    assert isinstance(node, dict)
+    decoding = {str(key): value for key, value in node.items()}
+    return trained.with_decoding(decoding, None if cfg.teacher is None else load(cfg.teacher))
+
+
+def translate(cfg: DictConfig, source: BinaryIO, output: TextIO, errors: TextIO) -> Report:
+    """Line by line where a person types, else by buckets, with a bar where a person watches."""
+    made, is_typed = translator(cfg), source.isatty()
+    if is_typed:
+        print(f"{made.trained.name}, {' to '.join(made.trained.languages)}; Ctrl-D ends", file=errors)
+    bucket = 1 if is_typed else cfg.bucket
+    return answer(made, source, output, errors, bucket, shows=errors.isatty() and not is_typed)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="translate")
+@guarded
+def main(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("translate.py reads one text, so that -m (--multirun) has no meaning")
+    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    translate(cfg, sys.stdin.buffer, sys.stdout, sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
