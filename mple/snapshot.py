@@ -10,10 +10,11 @@ Encoder states are shared with the training pass. Nothing runs until a strategy 
 never look ahead.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from mple.model.nat import NAT
 from mple.randomness import Draws
@@ -46,8 +47,8 @@ class Snapshot:
         self.inputs = model.blank(lengths) if inputs is None else inputs
         self._output = output
         self._has_gradient = False
-        self._rows: tuple[Tensor, Tensor] | None = None
-        self._predictions: Tensor | None = None
+        self._rows: tuple[Tensor, DecoderOutput, Reading] | None = None
+        self._reading: Reading | None = None
         self._last: Snapshot | None = None
 
     @property
@@ -61,26 +62,21 @@ class Snapshot:
     @property
     def predictions(self) -> Int[Tensor, "B L"]:
         """The most probable token of every canvas position, `pad` outside the canvas."""
-        if self._predictions is None:
-            with torch.no_grad():
-                self._predictions = self._best(self.output.logits_at(self.inputs.is_canvas))
-        return self._predictions
+        return self._read().best
 
     def log_probs(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-        """log P(tokens_i | Z*, X) in nats (float32, none above 0), 0 outside the canvas; no gradient.
-
-        The projection to the vocabulary gives `predictions` too: ask for this first where both are needed.
-        """
+        """log P(tokens_i | Z*, X) in nats (float32, none above 0), 0 outside the canvas; no gradient."""
         is_canvas = self.inputs.is_canvas
         found = torch.zeros(tokens.shape, device=tokens.device)
         with torch.no_grad():
-            logits = self.output.logits_at(is_canvas)  # (N, V)
-            if self._predictions is None:
-                self._predictions = self._best(logits)
-            logits = logits.float()
-            said = logits.gather(1, tokens[is_canvas].unsqueeze(1)).squeeze(1)
-            found[is_canvas] = said - logits.logsumexp(-1)
+            said = logits_of(self.output.features[is_canvas], self.output.weight, tokens[is_canvas])
+            found[is_canvas] = (said - self._read().normaliser[is_canvas]).clamp(max=0)
         return found
+
+    def _read(self) -> "Reading":
+        if self._reading is None:
+            self._reading = read(self.output.features, self.output.weight, self.inputs.is_canvas)
+        return self._reading
 
     def without_dropout(self) -> "Snapshot":
         """The same look-ahead with the decoder's dropout off: while training, a pass of its own. Encoder
@@ -97,11 +93,6 @@ class Snapshot:
                 module.training = True
         return self._copy(self.lengths, output, self.inputs)
 
-    def _best(self, logits: Float[Tensor, "N V"]) -> Int[Tensor, "B L"]:
-        best = torch.full_like(self.inputs.tokens, PAD)
-        best[self.inputs.is_canvas] = logits.argmax(-1)
-        return best
-
     def decode(self, inputs: DecoderInput) -> DecoderOutput:
         """The M-step's pass, with gradient; not run twice when `given` has already run it on these inputs."""
         if self._has_gradient and inputs is self.inputs and self._output is not None:
@@ -117,12 +108,15 @@ class Snapshot:
     def on(self, lengths: Int[Tensor, "B"]) -> "Snapshot":
         """The look-ahead on canvases of `lengths`; a pass that `candidate_nll` made is used again."""
         if self._rows is not None:
-            keys, features = self._rows
+            keys, output, reading = self._rows
             wanted = self._key(torch.arange(len(lengths), device=lengths.device), lengths)
             row = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
             if torch.equal(keys[row], wanted):  # else T has a length that no candidate has
-                chosen = features.index_select(0, row)[:, : int(lengths.max())]
-                return self._copy(lengths, DecoderOutput(chosen, self._weight))
+                width = int(lengths.max())
+                chosen = output.features.index_select(0, row)[:, :width]
+                found = self._copy(lengths, DecoderOutput(chosen, output.weight))
+                found._reading = Reading(*(part.index_select(0, row)[:, :width] for part in reading))
+                return found
         if torch.equal(lengths, self.lengths):
             return self
         if self._last is None or not torch.equal(lengths, self._last.lengths):
@@ -141,24 +135,18 @@ class Snapshot:
         keys, row = torch.unique(self._key(sentence, lengths), return_inverse=True)  # sorted; (B, K) -> row
         with torch.no_grad():
             inputs = self.model.blank(keys % _WIDTH)
-            features = self.model.decode(inputs, self.encoder_out.rows(keys // _WIDTH)).features  # (U, L, D)
-            self._rows = keys, features
-            logits = functional.linear(features[inputs.is_canvas], self._weight)  # (N, V)
-            normaliser = logits.float().logsumexp(-1)
-            sizes = inputs.is_canvas.sum(1)
-            start = sizes.cumsum(0) - sizes  # first flat position of each row
+            output = self.model.decode(inputs, self.encoder_out.rows(keys // _WIDTH))  # (U, L, D)
+            reading = read(output.features, output.weight, inputs.is_canvas)
+            self._rows = keys, output, reading
             is_content = candidates != PAD
             position = torch.arange(candidates.shape[-1], device=candidates.device)
-            flat = (start[row].unsqueeze(-1) + position)[is_content]  # of every candidate token, in logits
-            nll = normaliser[flat] - logits[flat, candidates[is_content]].float()
+            place = (row.unsqueeze(-1) * inputs.tokens.shape[1] + position)[is_content]  # in (U, L), flat
+            said = logits_of(output.features.flatten(0, 1)[place], output.weight, candidates[is_content])
+            nll = reading.normaliser.flatten()[place] - said
             summed = torch.zeros(num_sentences * num_candidates, device=nll.device)
             owner = torch.arange(summed.numel(), device=nll.device).view_as(lengths).unsqueeze(-1)
             summed.index_add_(0, owner.expand_as(candidates)[is_content], nll)
         return summed.view_as(lengths)
-
-    @property
-    def _weight(self) -> Tensor:
-        return self.model.decoder.embedding.tokens.weight
 
     def _key(self, sentence: Tensor, lengths: Tensor) -> Tensor:
         return sentence * _WIDTH + lengths
@@ -171,4 +159,48 @@ class Snapshot:
         )
 
 
+class Reading(NamedTuple):
+    """What the vocabulary is asked for: log Σ_v exp(logit) of every position, and its most probable token."""
+
+    normaliser: Float[Tensor, "B L"]
+    best: Int[Tensor, "B L"]
+
+
+@torch.no_grad()
+def read(
+    features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
+) -> Reading:
+    """Reads the vocabulary at the positions of the canvas; 0 and `pad` elsewhere.
+
+    Logits are made some positions at a time, in the autocast type: all at once they would be the widest
+    tensor of the step, and most of its time would go into moving it.
+    """
+    states, table = _cast(features[is_canvas]), _cast(weight)
+    normalisers, tokens = [], []
+    with torch.autocast(features.device.type, enabled=False):
+        for some in states.split(max(1, _CHUNK // len(table))):
+            logits = some @ table.T
+            tokens.append(logits.argmax(-1))
+            normalisers.append(logits.float().logsumexp(-1))
+    normaliser = torch.zeros(is_canvas.shape, device=features.device)
+    best = torch.full(is_canvas.shape, PAD, device=features.device)
+    normaliser[is_canvas], best[is_canvas] = torch.cat(normalisers), torch.cat(tokens)
+    return Reading(normaliser, best)
+
+
+@torch.no_grad()
+def logits_of(
+    features: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]
+) -> Float[Tensor, "N"]:
+    """The logit of one token at each position, summed in float32."""
+    return torch.linalg.vecdot(_cast(features).float(), _cast(weight)[tokens].float())
+
+
+def _cast(values: Tensor) -> Tensor:
+    device = values.device.type
+    return values.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else values
+
+
+_CHUNK = 2**21
+"""Logits made at once."""
 _WIDTH = 1 << 20  # more than any canvas is long

@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
+from mple import snapshot
 from mple.checks import UserError
 from mple.proxy_input import ProxyInput, reveal
 from mple.proxy_input.blank import Blank
@@ -22,7 +23,7 @@ from mple.proxy_target import laid_out
 from mple.proxy_target.raw import Raw
 from mple.randomness import Draws
 from mple.snapshot import Snapshot
-from mple.types import MASK, PAD, Batch, DecoderInput, DecoderOutput, Target
+from mple.types import MASK, PAD, Batch, DecoderInput, Target
 from tests.fakes import (
     CONTENT,
     VOCABULARY,
@@ -368,13 +369,13 @@ def test_probabilities_are_those_of_the_one_look_ahead(monkeypatch: pytest.Monke
     assert not found.requires_grad
     assert torch.equal(look.predictions, fresh)
 
-    calls, projections, logits_at = count_decodes(model), [], DecoderOutput.logits_at
+    calls, projections, once = count_decodes(model), [], snapshot.read
 
-    def counted(output: DecoderOutput, positions: Tensor) -> Tensor:
-        projections.append(len(positions))
-        return logits_at(output, positions)
+    def counted(features: Tensor, weight: Tensor, is_canvas: Tensor) -> snapshot.Reading:
+        projections.append(len(features))
+        return once(features, weight, is_canvas)
 
-    monkeypatch.setattr(DecoderOutput, "logits_at", counted)
+    monkeypatch.setattr(snapshot, "read", counted)
     Glancing(choice="p_ref")(batch, target, snapshot_of(model, batch))
     assert (calls.rows, projections) == ([5], [5])
 
