@@ -21,7 +21,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float | int, penalties: Tensor | None
+        ctx,
+        features: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        smoothing: float | int,
+        penalties: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         device, size = features.device.type, weight.shape[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype

@@ -1,5 +1,5 @@
-"""A model learns what there is to learn: on sentences with one translation, all of them right; on sentences with
-several, plain maximum likelihood mixes them however long it trains."""
+"""A model learns what there is to learn: the translation where there is one. Where there are several, plain
+maximum likelihood mixes them."""
 
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ def learned(outputs: Path, modes: float) -> dict[str, Any]:
 
 
 def test_one_translation_is_learned_and_several_are_mixed(tmp_path: Path) -> None:
-    """Bounds are far from what one seed reached: 82.8 BLEU, 43 % valid, 0.34 bits per token with one translation;
-    28.5, 15.5 % and 1.70 bits with several."""
+    """Bounds are far from what one seed reached: 82.8 BLEU, 43 % valid, 0.34 bits per token with one
+    translation; 28.5, 15.5 % and 1.70 bits with several."""
     one, several = learned(tmp_path, 0), learned(tmp_path, 0.5)
     assert one["tokenised_bleu"] > 70
     assert one["valid_rate_percent"] > 30
