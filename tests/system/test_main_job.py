@@ -38,6 +38,7 @@ def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that all of its processes can be killed at once
     )
 
 
@@ -108,24 +109,35 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 UPDATES = 60
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    arguments = ["+experiment=vanilla_raw", f"student_updates={UPDATES}"]
+@pytest.mark.parametrize(
+    ("experiment", "settings"),
+    [
+        ("vanilla_raw", []),
+        pytest.param("glat_dynkd", [], marks=pytest.mark.slow),  # draws of Z, a lambda schedule, teachers
+        pytest.param("glat_raw", ["trainer.devices=2"], marks=pytest.mark.slow),
+    ],
+    ids=["vanilla", "glat_dynkd", "two processes"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, experiment: str, settings: list[str]
+) -> None:
+    arguments = [f"+experiment={experiment}", f"student_updates={UPDATES}", *settings]
     arguments.append("sizes.student.dropout=0.3")
     status, _, err = train(tmp_path / "whole", *arguments)
     assert status == 0, err
 
     process = start(tmp_path / "cut", *arguments)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     try:
         while process.poll() is None and time.monotonic() < deadline:
-            if list((tmp_path / "cut").glob("vanilla_raw/grammar/*/seed1/last.ckpt")):
+            if list((tmp_path / "cut").glob(f"{experiment}/grammar/*/seed1/last.ckpt")):
                 break
             time.sleep(0.005)
     finally:
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-    folder = run_folder(tmp_path / "cut", "vanilla_raw")
+    folder = run_folder(tmp_path / "cut", experiment)
     reached = torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < reached < UPDATES
     assert not (folder / "metrics.json").exists()
@@ -133,7 +145,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     status, out, err = train(tmp_path / "cut", *arguments)
     assert status == 0, err
     assert f"at update {reached}" in out
-    assert_same_run(run_folder(tmp_path / "whole", "vanilla_raw"), folder)
+    assert_same_run(run_folder(tmp_path / "whole", experiment), folder)
 
 
 def assert_same_run(expected: Path, found: Path) -> None:
