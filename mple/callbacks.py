@@ -20,7 +20,8 @@ def write_whole(value: object, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     with disk_may_fill(path):
         try:
-            torch.save(value, temporary)
+            with open(temporary, "wb") as file:  # a path is written by C++, which does not say why it fails
+                torch.save(value, file)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -63,9 +64,13 @@ class Checkpoints(pl.Callback):
     def _save_last(self, trainer: pl.Trainer) -> None:
         temporary = self.folder / ".last.ckpt.partial"
         with disk_may_fill(self.last):
-            trainer.save_checkpoint(temporary)  # all processes take part, one writes
-            if trainer.is_global_zero:
-                os.replace(temporary, self.last)
+            try:
+                trainer.save_checkpoint(temporary)  # all processes take part, one writes
+                if trainer.is_global_zero:
+                    os.replace(temporary, self.last)
+            finally:
+                if trainer.is_global_zero:
+                    temporary.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": [list(entry) for entry in self.best]}

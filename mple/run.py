@@ -52,8 +52,11 @@ def write_text(path: Path, text: str) -> None:
     """The old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.partial")
     with disk_may_fill(path):
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

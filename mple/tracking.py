@@ -5,14 +5,17 @@ checkpoint that it resumes from, so that the log of an interrupted run is the lo
 """
 
 import csv
+import io
 import json
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from mple.data.stage import disk_may_fill
+from mple.run import write_text
 
 
 class RunLog(Logger):
@@ -43,9 +46,7 @@ class RunLog(Logger):
     def _forget_after(self, step: int) -> None:
         kept = [line for line in self.read() if line["step"] <= step] if step else []
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def read(self) -> list[dict[str, float | int]]:
         """All whole lines; a line that a killed process left half-written is passed over."""
@@ -59,7 +60,7 @@ class RunLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with open(self.path, "a") as file:
+        with disk_may_fill(self.path), open(self.path, "a") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
 
     @rank_zero_only
@@ -68,9 +69,12 @@ class RunLog(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
+        if status != "success":  # the lines are there already, and what stopped the run may be a full disk
+            return
         lines = self.read()
         columns = list(dict.fromkeys(key for line in lines for key in line))
-        with open(self.folder / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(lines)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        write_text(self.folder / "metrics.csv", table.getvalue())

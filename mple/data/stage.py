@@ -116,14 +116,21 @@ class Stage:
 
 @contextlib.contextmanager
 def disk_may_fill(path: Path) -> Iterator[None]:
-    """Turns the system's complaint about a full disk or quota into a `UserError` that names `path`."""
+    """Turns the system's complaint about a full disk or quota into a `UserError` that names `path`.
+
+    `torch.save` hides that complaint behind a RuntimeError about its archive, so what an error was raised in
+    the handling of counts, too.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk is full: {path} could not be written; nothing half-written is kept"
-            ) from error
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"the disk is full: {path} could not be written; nothing half-written is kept"
+                ) from error
+            cause = cause.__context__
         raise
 
 
