@@ -3,14 +3,18 @@
     python train.py +experiment=glat_dynkd                                    # embedded grammar data
     python train.py +experiment=glat_dynkd data=multi30k data.root=FOLDER     # real data
     python train.py -m +experiment=vanilla_kd,glat_kd seed=1,2,3              # a multirun
+    python train.py +experiment=input_predictor of=RUN vanilla=NATRUN         # P(Z | X) of a finished run
 
 The same command again resumes an interrupted run and skips a finished one.
 """
+
+import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mple.input_predictor import ASKED, PredictorJob
 from mple.launch import Job, guarded, keep_memory, quiet
 
 
@@ -20,9 +24,13 @@ def main(cfg: DictConfig) -> float:
     """Returns validation BLEU, which is what an optimising sweep looks at."""
     quiet()
     keep_memory()
-    metrics = Job(cfg, list(HydraConfig.get().overrides.task)).execute()
+    overrides = list(HydraConfig.get().overrides.task)
+    kind = PredictorJob if HydraConfig.get().job.config_name == "input_predictor" else Job
+    metrics = kind(cfg, overrides).execute()
     return metrics["valid"]["tokenised_bleu"]
 
 
 if __name__ == "__main__":
+    # It has none of the other experiments' settings, so it is a configuration of its own.
+    sys.argv = [part.replace(ASKED, "--config-name=input_predictor") for part in sys.argv]
     main()

@@ -36,6 +36,7 @@ from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
+from mple.decoding.input_sampling import InputSampling
 from mple.distill import distill
 from mple.estimator.text import TextScore
 from mple.model.transformer import Size
@@ -119,19 +120,26 @@ class Job:
             else None
         )
         self.check_decoding()
+        if isinstance(self.decoding, InputSampling):
+            raise UserError(
+                "decoding=input_sampling needs an input predictor, which is trained for a finished run: "
+                "train with another decoding, then python train.py +experiment=input_predictor of=RUN "
+                "vanilla=NATRUN, then python evaluate.py run=RUN decoding=input_sampling"
+            )
         self.run = Run.of(self._identity(), Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
 
     def check_decoding(self) -> None:
         """Refuses a decoding that this kind of model, or its way of training, cannot serve."""
         is_for_student = not isinstance(self.decoding, Beam)
         if is_for_student != self.is_student:
-            kind, needed = ("a NAT", "argmax, length_parallel, npd or mask_predict")
+            kind, needed = ("a NAT", "argmax, length_parallel, npd, mask_predict or input_sampling")
             if not self.is_student:
                 kind, needed = ("an autoregressive model", "beam")
             raise UserError(f"decoding must be {needed} for {kind}; got {type(self.decoding).__name__}")
         if self.proxy is not None and self.decoding.needs_masks and isinstance(self.proxy.input, Blank):
+            name = "input_sampling" if isinstance(self.decoding, InputSampling) else "mask_predict"
             raise UserError(
-                "decoding=mask_predict shows the decoder some of its own tokens, which only a model trained "
+                f"decoding={name} shows the decoder some of its own tokens, which only a model trained "
                 f"with a partly revealed Z has learned to read; {self.cfg.name} has proxy_input=blank"
             )
 
@@ -195,14 +203,21 @@ class Job:
             overrides.append(f"valid_every={begin['updates']}")
         return Job(hydra.compose("train", overrides), overrides)
 
-    def data(self, seed: int, candidates: tuple[str, ...] = (), distilled: Any = None) -> TranslationData:
+    def data(
+        self,
+        seed: int,
+        candidates: tuple[str, ...] = (),
+        distilled: Any = None,
+        max_tokens: int | None = None,
+    ) -> TranslationData:
+        """`max_tokens`: of a micro-batch, where it is not the configuration's."""
         cfg = self.cfg
         return TranslationData(
             source=self.source,
             root=Path(cfg.outputs) / "data" / cfg.data.name,
             vocabulary=self.vocabulary,
             max_length=cfg.data.max_length,
-            max_tokens=cfg.max_tokens,
+            max_tokens=max_tokens or cfg.max_tokens,
             accumulate=cfg.accumulate,
             seed=seed,
             candidates=candidates,
@@ -341,21 +356,9 @@ class Job:
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)
         loggers = [self._logger(name, node, resume) for name, node in (cfg.logger or {}).items()]
-        trainer = pl.Trainer(
-            accelerator=cfg.trainer.accelerator,
-            devices=cfg.trainer.devices,
-            precision=self.precision,  # type: ignore[arg-type]
-            max_steps=cfg.updates,
-            max_epochs=-1,
-            val_check_interval=cfg.valid_every,
-            num_sanity_val_steps=0,
-            callbacks=[checkpoints, ShowProgress(run.experiment, cfg.updates)],
-            logger=loggers,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            log_every_n_steps=1,
+        progress = ShowProgress(run.experiment, cfg.updates)
+        trainer = trainer_of(
+            cfg.trainer, self.precision, cfg.updates, cfg.valid_every, [checkpoints, progress], loggers
         )
         path = str(run.last) if resume else None
         trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
@@ -461,6 +464,33 @@ class Job:
         for name, signature in metrics["signatures"].items():
             console.print(f"{names.get(name, name)}: {signature}")
         console.print(f"in {self.run.folder}")
+
+
+def trainer_of(
+    settings: Any,
+    precision: str,
+    updates: int,
+    valid_every: int,
+    callbacks: list[pl.Callback],
+    loggers: list[Any],
+) -> pl.Trainer:
+    """Lightning's trainer for a number of updates. `settings`: `accelerator` and `devices`."""
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=updates,
+        max_epochs=-1,
+        val_check_interval=valid_every,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
 
 
 def instantiate_parameters(node: DictConfig) -> set[str]:

@@ -33,7 +33,9 @@ from mple.checks import UserError
 from mple.data.vocabulary import Vocabulary, load_vocabularies
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
+from mple.decoding.input_sampling import InputSampling
 from mple.model.autoregressive import Autoregressive
+from mple.model.input_predictor import InputDistribution, MaskPredictor
 from mple.model.nat import NAT
 from mple.model.transformer import Size
 from mple.types import EOS, PAD
@@ -43,6 +45,10 @@ WEIGHTS = "averaged.pt"
 EXPORTED_WEIGHTS = "model.safetensors"
 VOCABULARY = "vocabulary"
 METRICS = "metrics.json"
+INPUT_PREDICTOR = "input_predictor"
+INPUT_PREDICTOR_RESULTS = "input_predictor.json"
+MASK_PREDICTOR_WEIGHTS = "mask_predictor.pt"
+VANILLA_CONFIG, VANILLA_WEIGHTS = "vanilla.yaml", "vanilla.pt"
 
 _PACKAGE = "mple."
 _NO_MASKS = "mple.proxy_input.blank.Blank"
@@ -150,8 +156,16 @@ class Trained:
                     f"got {teacher.name} in {teacher.folder}"
                 )
         starts_word = torch.from_numpy(self.tgt_vocabulary.starts_word())
+        if isinstance(decoding, InputSampling):
+            decoding = decoding.prepared(distribution=self._input_distribution(decoding.input_predictor))
         prepared = decoding.prepared(teacher=model, starts_word=starts_word)
         return dataclasses.replace(self, decoding=prepared, teacher=teacher)
+
+    def _input_distribution(self, name: str | None) -> InputDistribution:
+        assert isinstance(self.model, NAT)
+        src, tgt = self.src_vocabulary, self.tgt_vocabulary
+        folder = find_input_predictor(self.folder, name)
+        return load_input_distribution(folder, self.model, len(src), len(tgt), src is tgt).to(self.device)
 
 
 def load(folder: str | Path) -> Trained:
@@ -180,6 +194,40 @@ def load(folder: str | Path) -> Trained:
     _fill(model, weights, path)
     bare = Trained(found, config, model, src, tgt, languages, Beam())
     return bare.with_decoding(decoding)
+
+
+def find_input_predictor(run: Path, name: str | None = None) -> Path:
+    """The folder of a run's input predictor; `name` is needed where there are several.
+
+    Raises:
+        UserError: there is none, none of that name, or several and no name.
+    """
+    marks = sorted((run / INPUT_PREDICTOR).glob(f"*/{INPUT_PREDICTOR_RESULTS}"))
+    found = {mark.parent.name: mark.parent for mark in marks}
+    if not found:
+        raise UserError(
+            f"{run} must have a trained input predictor; it has none: "
+            f"python train.py +experiment=input_predictor of={run} vanilla=NATRUN trains it"
+        )
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        raise UserError(
+            f"input_predictor must be one of those of {run}: {', '.join(found)}; got {name or 'none'}"
+        )
+    return found[name]
+
+
+def load_input_distribution(
+    folder: Path, nat: NAT, src_size: int, tgt_size: int, is_joint: bool
+) -> InputDistribution:
+    """P(Z | X) of an input predictor's folder; `nat` is the run's, and the sizes are its vocabularies'."""
+    masks = MaskPredictor(nat)
+    _fill(masks, _tensors(folder / MASK_PREDICTOR_WEIGHTS), folder / MASK_PREDICTOR_WEIGHTS)
+    vanilla = _model(_config(folder / VANILLA_CONFIG), src_size, tgt_size, is_joint)
+    _fill(vanilla, _tensors(folder / VANILLA_WEIGHTS), folder / VANILLA_WEIGHTS)
+    assert isinstance(vanilla, NAT)
+    return InputDistribution(masks, vanilla)
 
 
 def _only_run(folder: Path) -> Path:
@@ -240,7 +288,11 @@ def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
             return path, safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{path} must be a safetensors file; it cannot be read as one") from error
-    path = folder / WEIGHTS
+    return folder / WEIGHTS, _tensors(folder / WEIGHTS)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The weights of a LightningModule's model, by their names in the model."""
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for what may be wrong
@@ -259,7 +311,7 @@ def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     )
     if not weights:
         raise UserError(f"{path} must hold the weights of a run; it holds none")
-    return path, weights
+    return weights
 
 
 def _model(config: Mapping[str, Any], src_size: int, tgt_size: int, is_joint: bool) -> NAT | Autoregressive:

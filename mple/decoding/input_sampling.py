@@ -31,6 +31,7 @@ class InputSampling:
 
     seed: of Z. Which tokens of a sentence are masked is a function of this seed and of the source's tokens,
         not of its place in a batch or corpus; equal sources get the same Z.
+    input_predictor: which of the run's input predictors, by the name of its folder; None for the only one.
     distribution: P(Z | X), which `prepared` puts here.
 
     Raises:
@@ -40,7 +41,8 @@ class InputSampling:
     """
 
     seed: int = 0
-    distribution: InputDistribution | None = field(default=None, repr=False, compare=False)
+    input_predictor: str | None = None
+    distribution: InputDistribution | None = field(default=None, init=False, repr=False, compare=False)
 
     needs_masks: ClassVar[bool] = True
     teacher: ClassVar[None] = None
@@ -55,7 +57,11 @@ class InputSampling:
         distribution: InputDistribution | None = None,
     ) -> "InputSampling":
         """With the input predictor. A teacher and the words' beginnings are not needed."""
-        return self if distribution is None else replace(self, distribution=distribution)
+        if distribution is None:
+            return self
+        found = replace(self)
+        object.__setattr__(found, "distribution", distribution)  # no configuration can give it
+        return found
 
     def __call__(self, model: NAT, src_tokens: Int[Tensor, "B S"]) -> Hypotheses:
         _, filled = self.sampled(model, src_tokens)

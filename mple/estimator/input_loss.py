@@ -135,6 +135,15 @@ class OneByOne:
         return log_prob_one_by_one(revealed, is_canvas, log_weights)
 
 
+LAWS: dict[str, Law] = {
+    "uniform_count": UniformCount(),
+    "given_count": GivenCount(),
+    "p_ref": OneByOne("p_ref"),
+    "one_minus_p_ref": OneByOne("one_minus_p_ref"),
+}
+"""The laws by the names that proxy inputs give theirs (`ProxyInput.law`)."""
+
+
 def log_choose(n: Int[Tensor, "*B"], k: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """log C(n, k) in nats, float64."""
     n, k = n.double(), k.double()

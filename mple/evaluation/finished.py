@@ -14,8 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from mple import start
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
+from mple.decoding.input_sampling import InputSampling
 from mple.launch import Job
+from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
+from mple.trained import find_input_predictor, load_input_distribution
 from mple.types import Batch
 
 NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
@@ -30,27 +33,29 @@ class Finished:
         UserError: the folder holds no finished run, or several.
     """
 
-    def __init__(self, folder: Path, device: str | None = None) -> None:
+    def __init__(self, folder: Path, device: str | None = None, key: str = "run") -> None:
         self.folder = folder
         missing = [name for name in NEEDED if not (folder / name).exists()]
         if missing:
-            raise UserError(f"run must be the folder of a finished run; {folder} lacks {', '.join(missing)}")
+            raise UserError(
+                f"{key} must be the folder of a finished run; {folder} lacks {', '.join(missing)}"
+            )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
 
     @staticmethod
-    def open(path: str | Path, device: str | None = None) -> "Finished":
-        """The run in `path`, or the only finished one below it."""
+    def open(path: str | Path, device: str | None = None, key: str = "run") -> "Finished":
+        """The run in `path`, or the only finished one below it. `key`: the setting that errors name."""
         path = Path(path)
         if not path.is_dir():
-            raise UserError(f"run must be the folder of a finished run; there is no folder {path}")
+            raise UserError(f"{key} must be the folder of a finished run; there is no folder {path}")
         if (path / "config.yaml").exists():
-            return Finished(path, device)
+            return Finished(path, device, key)
         found = sorted(file.parent for file in path.rglob("metrics.json"))
         if len(found) != 1:
             names = ": " + ", ".join(map(str, found[:5])) if found else ""
-            raise UserError(f"run must be the folder of one finished run; {path} holds {len(found)}{names}")
-        return Finished(found[0], device)
+            raise UserError(f"{key} must be the folder of one finished run; {path} holds {len(found)}{names}")
+        return Finished(found[0], device, key)
 
     @cached_property
     def job(self) -> Job:
@@ -92,6 +97,8 @@ class Finished:
         job = self.job
         job.decoding = decoding
         job.check_decoding()
+        if isinstance(decoding, InputSampling):
+            job.decoding = decoding.prepared(distribution=self.input_distribution(decoding.input_predictor))
         module: Any = self.module
         module.decoding = job.prepared_decoding(self.data) if job.is_student else decoding
 
@@ -99,6 +106,37 @@ class Finished:
         """The split's sentences on the run's device, in batches of similar length."""
         for batch in self.data.batches(split):
             yield batch.to(self.device)  # type: ignore[misc]
+
+    def batches_with_candidates(self, split: str) -> Iterator[Batch]:
+        """The same with all that T is made of.
+
+        Raises:
+            UserError: the split lacks candidates that the run's proxy target asks for.
+        """
+        missing = set(self.job.candidates) - {"raw"}
+        if missing and self.data.candidates(split) is None:
+            reason = (
+                "only valid has" if split == "test" else "distilled texts are gone: train the run again for"
+            )
+            raise UserError(
+                f"estimator.split must be one with the targets that {self.name} learned from "
+                f"({reason} those of {', '.join(sorted(missing))}); got {split!r}"
+            )
+        loader = self.data.val_dataloader() if split == "valid" else self.data.test_dataloader()
+        for batch in loader:
+            yield batch.to(self.device)  # type: ignore[misc]
+
+    def input_distribution(self, name: str | None = None) -> InputDistribution:
+        """P(Z | X), from an input predictor that was trained for this run; `name` when there are several.
+
+        Raises:
+            UserError: there is none, none of that name, or several and no name.
+        """
+        folder = find_input_predictor(self.folder, name)
+        data, module = self.data, self.module
+        src, tgt = data.src_vocabulary, data.tgt_vocabulary
+        found = load_input_distribution(folder, module.model, len(src), len(tgt), src is tgt)  # type: ignore[arg-type]
+        return found.to(self.device)
 
     @torch.no_grad()
     def translate(self, split: str, decode: Any) -> list[str]:

@@ -102,8 +102,12 @@ class InputPredictor(UpdateModule):
         logged = self._compared(batch, target, inputs)
         log_prob = self._distribution(batch.ids.device).log_prob(batch.src_tokens, inputs)
         accuracy, masked = logged["mask_accuracy"], logged["masked"]
+        nll = logged["mask_nll_bits_per_token"]
         return {
-            "mask_nll_bits_per_token": logged["mask_nll_bits_per_token"],
+            "mask_nll_bits_per_token": nll,
+            "mask_log_prob_bits_per_token": Mean(
+                -nll.total, nll.count
+            ),  # the greatest is the best checkpoint
             "input_cross_entropy_bits_per_token": Mean(-log_prob.sum().float() * BITS, masked.count),
             "mask_accuracy_percent": Mean(100 * accuracy.total, accuracy.count),
             "masked_percent": Mean(100 * masked.total, masked.count),

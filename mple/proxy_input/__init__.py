@@ -16,6 +16,10 @@ from mple.types import MASK, PAD, Batch, DecoderInput, Target
 
 @runtime_checkable
 class ProxyInput(Protocol):
+    @property
+    def law(self) -> str:
+        """Name of log Q(Z | T, X) in `mple.estimator.input_loss.LAWS`; "none" where Z hints nothing."""
+
     def __call__(self, batch: Batch, target: Target, snapshot: Snapshot) -> DecoderInput: ...
 
 

@@ -4,6 +4,7 @@ l = ⌊0.2 L⌋ tokens are revealed
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mple import checks
 from mple.proxy_input import reveal
@@ -29,6 +30,8 @@ class FixedMask:
     """
 
     ratio: float | int = 0.2
+
+    law: ClassVar[str] = "given_count"
 
     def __post_init__(self) -> None:
         checks.number("proxy_input.ratio", self.ratio, 0, 0.99)

@@ -90,6 +90,10 @@ class Glancing:
         checks.one_of("proxy_input.distance", self.distance, DISTANCES)
         checks.one_of("proxy_input.choice", self.choice, CHOICES)
 
+    @property
+    def law(self) -> str:
+        return "given_count" if self.choice == "uniform" else self.choice
+
     def ratio(self, step: int, total: int) -> float:
         """λ at an update: a pure function of its number."""
         progress = min(1.0, step / (self.over * total)) if total else 1.0

@@ -4,6 +4,7 @@ l = ⌊λL⌋ tokens are revealed,     λ ~ U(0, 1)
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mple.proxy_input import reveal
 from mple.snapshot import Snapshot
@@ -23,6 +24,8 @@ class UniformMask:
     which l = L would leave nothing to learn. Differences from its code: there 1 to L − 1 tokens are masked,
     so never all of them; fairseq masks 1 to L, as here.
     """
+
+    law: ClassVar[str] = "uniform_count"
 
     def __call__(self, batch: Batch, target: Target, snapshot: Snapshot) -> DecoderInput:
         ratio = snapshot.draws.uniform("uniform_mask_ratio", snapshot.ids, 1).squeeze(1)  # λ, float64

@@ -160,7 +160,7 @@ def test_is_a_value() -> None:
     assert isinstance(decoding, Decoding)
     assert decoding.needs_masks
     assert decoding.teacher is None
-    assert repr(decoding) == "InputSampling(seed=0)"
+    assert repr(decoding) == "InputSampling(seed=0, input_predictor=None)"
     assert decoding == InputSampling()
     with pytest.raises(UserError, match=r"^decoding\.seed must be a whole number of at least 0; got -1$"):
         InputSampling(seed=-1)

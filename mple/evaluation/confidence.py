@@ -1,0 +1,69 @@
+"""Decoding confidence I and BLEU of Default Decoding and of Input Sampling, side by side (Fig. 7).
+
+python train.py +experiment=input_predictor of=RUN vanilla=NATRUN
+python evaluate.py run=RUN estimator=confidence
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+
+from torch import Tensor
+
+from mple import checks
+from mple.checks import UserError
+from mple.decoding.argmax import Argmax
+from mple.decoding.input_sampling import InputSampling
+from mple.estimator.confidence import Confidence as Found
+from mple.estimator.confidence import decode_default, decode_sampled
+from mple.evaluation.finished import Finished
+from mple.launch import console
+from mple.model.nat import NAT
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """I of what the run itself decodes, and its BLEU: keys begin with `default_` and `sampled_`.
+
+    A run whose proxy input hints nothing has `default_` alone: its log P(Z* | X) is 0, and there is nothing
+    to sample.
+
+    decoding: Input Sampling; its `input_predictor` and `seed` are those that are measured.
+    split: "valid" or "test".
+    """
+
+    decoding: InputSampling = field(default_factory=InputSampling)
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        checks.one_of("estimator.split", self.split, ("valid", "test"))
+        if not isinstance(self.decoding, InputSampling):
+            raise UserError(f"estimator.decoding must be input_sampling; got {type(self.decoding).__name__}")
+
+    def __call__(self, run: Finished) -> dict[str, float]:
+        proxy = run.job.proxy
+        if proxy is None:
+            raise UserError(f"decoding confidence is of a NAT; {run.name} is autoregressive")
+        if proxy.input.law == "none":
+            console.print(
+                "Z is never anything but Z*: log P(Z* | X) is 0 by definition, and nothing is sampled"
+            )
+            return self._of("default", run, Argmax(), decode_default)
+        distribution = run.input_distribution(self.decoding.input_predictor)
+        sampling = self.decoding.prepared(distribution=distribution)
+        return {
+            **self._of("default", run, Argmax(), lambda nat, src: decode_default(nat, src, distribution)),
+            **self._of("sampled", run, sampling, lambda nat, src: decode_sampled(nat, src, sampling)),
+        }
+
+    def _of(
+        self, way: str, run: Finished, decoding: object, measure: Callable[[NAT, Tensor], Found]
+    ) -> dict[str, float]:
+        model: NAT = run.module.model  # type: ignore[assignment]
+        found = reduce(add, (measure(model, batch.src_tokens) for batch in run.batches(self.split)))
+        _, sources, references = run.data.text(self.split)
+        outputs = run.translate(self.split, decoding)
+        bleu = run.module.score(self.split, sources, references, outputs)["tokenised_bleu"]
+        metrics = found.metrics() | {"tokenised_bleu": bleu}
+        return {f"{way}_{name}": value for name, value in metrics.items()}
