@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo table bench test test-slow test-real lint types check clean
+.PHONY: help setup demo table paper report bench test test-slow test-real lint types check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +35,17 @@ demo: setup ## Plain MLE against GLAT + Dynamic KD on the embedded grammar data 
 
 table: setup ## Gather all finished runs into one table
 	$(BIN)/python -m experiments.collect
+
+# The study that `paper` and `report` speak of: data=multi30k_de-en root=FOLDER budget=mini seeds=3 jobs=2.
+data ?= grammar
+seeds ?= 1
+jobs ?= 1
+STUDY = --data $(data) --seeds $(seeds) $(if $(budget),--budget $(budget)) $(if $(root),--root $(root))
+paper: setup ## Make all runs, tables and figures of the paper, and the report (data=, budget=, seeds=, root=, jobs=)
+	$(BIN)/python -m experiments.reproduce $(STUDY) --jobs $(jobs)
+
+report: setup ## One page with all tables, figures and verdicts, from finished runs
+	$(BIN)/python -m experiments.report $(STUDY)
 
 # Folder of Multi30k; without it the benchmark generates text.
 MULTI30K ?=

@@ -1,0 +1,128 @@
+"""Figure 1: log-likelihood and BLEU on the plane in weight space through three checkpoints.
+
+From one early checkpoint of maximum likelihood (◆) the same number of updates again with maximum likelihood
+(▲) and with GLAT + KD (★). The first should raise the likelihood, the second BLEU.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from experiments.paper_items import plots
+from experiments.paper_items.item import Cell, Item, Line, main
+from experiments.paper_items.numbers import Number
+from experiments.paper_items.runs import CONF, EVALUATE, Evaluation, Finished, Library, Missing, Training
+
+NAT, BLEU = "L_NAT of the references", "BLEU"
+COLUMNS = {NAT: ".2f", BLEU: ".2f"}
+CORNERS = ("initial checkpoint", "+ MLE", "+ GLAT + KD")
+MARKERS = ("D", "^", "*")
+PLANE = Evaluation("plane")
+
+
+def updates(library: Library) -> int:
+    """A third of a student's updates: what the initial checkpoint and each continuation gets."""
+    budget = library.study.budget or library.budget
+    path = CONF / "budget" / f"{budget}.yaml"
+    found = re.search(r"^student_updates: (\d+)", path.read_text() if path.exists() else "", re.MULTILINE)
+    return int(found[1]) // 3 if found else 1000
+
+
+def trainings(library: Library) -> tuple[Training, Training, Training]:
+    count = f"updates={updates(library)}"
+    initial = Training("vanilla_raw", (count,), "figure1_initial")
+    runs = library.runs(initial, note=False)
+    folder = str(runs[0].folder) if runs else library.future(initial, 1).removesuffix(")")
+    start = f"start={folder}/last.ckpt" + ("" if runs else ")")
+    return (
+        initial,
+        Training("vanilla_raw", (count, start), "figure1_mle"),
+        Training("glat_kd", (count, start), "figure1_glat"),
+    )
+
+
+def measured(library: Library) -> tuple[list[Finished], Mapping[str, Any] | None]:
+    """The runs of the three corners, and the grid where it was measured; what is missing is noted."""
+    wanted = trainings(library)
+    runs = [next(iter(library.runs(training)), None) for training in wanted]
+    initial = runs[0]
+    grid = initial.measured(PLANE) if initial else None
+    if grid is None:
+        folders = [
+            str(run.folder) if run else library.future(training, 1)
+            for run, training in zip(runs, wanted, strict=True)
+        ]
+        library.miss(Missing(("python", "-m", "experiments.paper_items.plane", *folders), EVALUATE))
+    return [run for run in runs if run], grid
+
+
+def at_corner(grid: Mapping[str, Any], name: str, corner: int) -> float:
+    """The value at a corner's own (a, b), between the points of the grid: linear."""
+    a, b = ((0, 0), (1, 0), (0, 1))[corner]
+    rows = [np.interp(a, grid["a"], row) for row in grid[name]]
+    return float(np.interp(b, grid["b"], rows))
+
+
+def draw(grid: Mapping[str, Any]) -> matplotlib.figure.Figure:
+    corners = np.array(grid["corners"])
+    a, b = np.meshgrid(grid["a"], grid["b"])
+    x = a * corners[1, 0] + b * corners[2, 0]
+    y = b * corners[2, 1]
+    target = plots.figure(8.4, 3.6)
+    panels = plots.axes(target, 1, 2)[0]
+    pictures: Sequence[tuple[str, Any]] = (
+        ("log-likelihood of the references (bits per token)", -np.array(grid["nat_loss_bits_per_token"])),
+        ("BLEU", np.array(grid["bleu"])),
+    )
+    with plots.styled():
+        for one, (title, values) in zip(panels, pictures, strict=True):
+            drawn = one.contourf(x, y, values, 12, cmap="viridis")
+            target.colorbar(drawn, ax=one, shrink=0.9)
+            for (left, up), marker, label in zip(corners, MARKERS, CORNERS, strict=True):
+                style = {"color": "white", "markeredgecolor": "black", "markersize": 10, "linestyle": "none"}
+                one.plot(left, up, marker, **style, label=label)
+            one.set(title=title, aspect="equal", xlabel="distance of weights")
+        entries = dict(zip(CORNERS, ((marker, plots.THEIRS) for marker in MARKERS), strict=True))
+        plots.legend(target, entries)
+    return target
+
+
+def make(library: Library) -> Item:
+    runs, grid = measured(library)
+    names = {NAT: "nat_loss_bits_per_token", BLEU: "bleu"}
+    lines = [
+        Line(
+            label,
+            {
+                column: Cell(None, None if grid is None else Number({1: at_corner(grid, name, corner)}))
+                for column, name in names.items()
+            },
+            tuple(runs) if grid is not None else (),
+        )
+        for corner, label in enumerate(CORNERS)
+    ]
+    notes = [] if grid is None else [f"on {grid['sentences']} sentences of the validation set; one seed"]
+    return Item(
+        name="figure1",
+        title="Figure 1: likelihood and BLEU in the space of weights",
+        about=(
+            "From one checkpoint, the same number of updates with maximum likelihood and with GLAT + "
+            "KD. The plane through the three is drawn in true proportions. Likelihood and BLEU should "
+            "rise in different directions. Numbers in the table are read off the grid."
+        ),
+        columns=COLUMNS,
+        lines=tuple(lines),
+        figure=None if grid is None else partial(draw, grid),
+        notes=(*notes, *library.notes),
+        missing=tuple(library.missing),
+        data=library.study.data,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(make))

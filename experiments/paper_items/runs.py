@@ -1,0 +1,416 @@
+"""Finished runs below a folder: what an item asks for, and the command of what it does not find.
+
+    library = Library(Study(outputs=Path("outputs"), data="grammar"))
+    runs = library.runs(Training("vanilla_kd"))              # one a seed; none is noted as missing
+    library.measured(runs, Evaluation("mple"))               # [(run, {"similarity": …})]
+    library.missing                                          # commands, in the order of asking
+
+A run is known by its `metrics.json` alone: the experiment's name, the data, and the overrides of its command.
+A run whose command changes a setting that the item does not ask for (`proxy_target.beta=1`) is another one.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from experiments.collect import Run
+from experiments.paper_items.numbers import Number
+from mple.checks import UserError
+from mple.data.corpus import Corpus
+
+CONF = Path(__file__).parents[2] / "conf"
+NEUTRAL = ("+experiment", "size", "name", "seed", "teacher_seed", "data", "budget", "outputs", "logger")
+NEUTRAL_DATA = ("data.root", "data.src_lang", "data.tgt_lang", "data.name")
+NEUTRAL_PARTS = ("logger.", "trainer.", "hydra.", "hydra/")
+"""Overrides that do not make another row of a table: where and on what machine, and what the name tells."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One row's run: `+experiment=` and what it changes; `name` is its folder below outputs/."""
+
+    experiment: str
+    overrides: tuple[str, ...] = ()
+    rename: str | None = None
+
+    @property
+    def name(self) -> str:
+        if self.rename:
+            return self.rename
+        sizes = [value.removeprefix("size=") for value in self.overrides if value.startswith("size=")]
+        return f"at_{sizes[0] if sizes else 'base'}" if self.experiment == "at" else self.experiment
+
+
+VANILLA = Training("vanilla_kd")
+"""Also P(t | X) of the input predictors."""
+
+
+def at(size: str) -> Training:
+    """The autoregressive model of a size: baseline (base), teachers, and the NAT's equal (student)."""
+    return Training("at", (f"size={size}",))
+
+
+def student_of(experiment: str, teacher: str) -> Training:
+    """`vanilla_kd` or `glat_kd` on another teacher's text; on the reference's it is vanilla_raw, glat_raw."""
+    if teacher == "raw":
+        return Training(experiment.replace("_kd", "_raw"))
+    if teacher == "base":
+        return Training(experiment)
+    return Training(experiment, (f"proxy_target.teacher={teacher}",), f"{experiment}_{teacher}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A measurement of a finished run: `evaluate.py run=RUN estimator=NAME OVERRIDES`.
+
+    accepts: is it this one, by the `settings` of its file? Files of another name never are.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    accepts: Callable[[Mapping[str, Any]], bool] = field(default=lambda settings: True, compare=False)
+
+
+def total_correlation(other: Path | str) -> Evaluation:
+    """C, with the autoregressive run in the folder `other`."""
+    folder = Path(other).resolve()
+
+    def accepts(settings: Mapping[str, Any]) -> bool:
+        named = settings["estimator"].get("at")
+        return named is not None and Path(named).resolve() in (folder, *folder.parents)
+
+    return Evaluation("total_correlation", (f"estimator.at={other}",), accepts)
+
+
+def _reranked(settings: Mapping[str, Any]) -> bool:
+    decoding = settings.get("decoding") or {}
+    beam = (decoding.get("lengths") or {}).get("beam")
+    return (beam, decoding.get("deduplicate")) == (3, "token") and "OnePass" in str(decoding.get("fill"))
+
+
+MPLE = Evaluation("mple")
+CONFIDENCE = Evaluation("confidence")
+LATENCY = Evaluation("latency")
+LIKELIHOOD = Evaluation("likelihood")
+OWN = ("likelihood",)
+"""Evaluations that are modules of this package and not of evaluate.py."""
+LPD = Evaluation(
+    "text", ("decoding=length_parallel", "decoding.lengths.beam=3", "decoding.deduplicate=token"), _reranked
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished run, read from its files."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        return self.record["seed"]
+
+    @cached_property
+    def overrides(self) -> tuple[str, ...]:
+        return tuple(shlex.split(self.record.get("command", ""))[2:])  # python train.py ...
+
+    def override(self, key: str) -> str | None:
+        """The value that the run's command gives to `key`."""
+        found = [value.partition("=")[2] for value in self.overrides if value.partition("=")[0] == key]
+        return found[-1] if found else None
+
+    @property
+    def budget(self) -> str:
+        return self.override("budget") or default_budget(self.override("data") or "grammar")
+
+    def measured(self, wanted: Evaluation) -> dict[str, float] | None:
+        """The metrics of an evaluation of this run; the latest file where there are several.
+
+        Raises:
+            UserError: a file that is not one of evaluate.py.
+        """
+        found = []
+        for path in sorted((self.folder / "evaluations").glob(f"{wanted.name}-*.json")):
+            try:
+                report = json.loads(path.read_text(encoding="utf-8"))
+                if wanted.accepts(report["settings"]):
+                    found.append((report.get("date", ""), path.stat().st_mtime, report["metrics"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} must be a report of evaluate.py; got {error!r}") from error
+        return max(found, key=lambda entry: entry[:2])[2] if found else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which runs, and how missing ones would be made.
+
+    outputs: folder of the runs. data: the data's name, as below a run's folder. seeds: 1 … seeds are wanted;
+    other seeds are used too. budget: only runs of it; None takes any. root: `data.root` of commands.
+    """
+
+    outputs: Path = Path("outputs")
+    data: str = "grammar"
+    seeds: int = 1
+    budget: str | None = None
+    root: str | None = None
+
+
+def default_budget(data_file: str) -> str:
+    """The budget that conf/data/NAME.yaml chooses."""
+    path = CONF / "data" / f"{data_file}.yaml"
+    texts = [path.read_text() if path.exists() else "", (CONF / "train.yaml").read_text()]
+    for text in texts:
+        if found := re.search(r"^ +- (?:override /)?budget: (\w+)", text, re.MULTILINE):
+            return found[1]
+    return "mini"
+
+
+LANGUAGES = {"multi30k": ("de", "en"), "tatoeba": ("en", "de")}
+MODES = ("order", "formality", "tense", "separable")
+
+
+def data_options(data: str) -> tuple[str, ...]:
+    """The overrides of train.py that give a data set of this name.
+
+    Raises:
+        UserError: no such data set.
+    """
+    if found := re.fullmatch(r"grammar_p(\d\d)", data):
+        modes = (f"data.modes.{mode}=0.{found[1]}" for mode in MODES)
+        return ("data=grammar", f"data.name={data}", *modes)
+    if found := re.fullmatch(r"(multi30k|tatoeba|text)_([a-z]+)-([a-z]+)", data):
+        base, *pair = found.groups()
+        chosen = (
+            () if LANGUAGES.get(base) == tuple(pair) else zip(("src_lang", "tgt_lang"), pair, strict=True)
+        )
+        return (f"data={base}", *(f"data.{side}={language}" for side, language in chosen))
+    if found := re.fullmatch(r"(synthetic_[ab])_(\w+)", data):
+        return (f"data={found[1]}", *(() if found[2] == "en" else (f"data.tgt_lang={found[2]}",)))
+    if (CONF / "data" / f"{data}.yaml").exists():
+        return (f"data={data}",)
+    raise UserError(f"--data must be the name of a data set, as below a run's folder; got {data!r}")
+
+
+TRAIN, PREDICT, EVALUATE = range(3)
+"""Stages of the missing commands; each needs what those before it make."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A command and its stage: a training, an input predictor of a finished run, or a measurement of one."""
+
+    command: tuple[str, ...]
+    stage: int
+
+    def __str__(self) -> str:
+        # A folder that does not exist yet is named by the shell, when it does.
+        return " ".join(word if "$(" in word else shlex.quote(word) for word in self.command)
+
+
+class Library:
+    """The finished runs of a study; `missing` collects what was asked for and is not there.
+
+    Raises:
+        UserError: a broken metrics.json, or two folders with the same run.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.missing: list[Missing] = []
+        self.notes: list[str] = []
+        self._runs: dict[tuple[str, str], list[Finished]] = {}
+        seen: dict[tuple[str, str, str, int], Path] = {}
+        for path in sorted(study.outputs.rglob("metrics.json")):
+            run = Run.read(path)  # complains of a broken file
+            identity = (run.experiment, run.data, run.key, run.seed)
+            if identity in seen:
+                raise UserError(f"{path} and {seen[identity]} are the same run; only one may be kept")
+            seen[identity] = path
+            record = json.loads(path.read_text(encoding="utf-8"))
+            self._runs.setdefault(identity[:2], []).append(Finished(path.parent, record))
+
+    def on(self, data: str) -> "Library":
+        """The same runs' folder, another data set; what is missing there is noted here."""
+        other = object.__new__(Library)
+        other.__dict__ = self.__dict__ | {"study": Study(**(vars(self.study) | {"data": data}))}
+        return other
+
+    def has(self, data: str) -> bool:
+        """Is there any finished run on a data set?"""
+        return any(name == data for _, name in self._runs)
+
+    def runs(self, training: Training, note: bool = True) -> list[Finished]:
+        """The runs of a row, by seed; wanted seeds that are missing are noted."""
+        asked = {value.partition("=")[0] for value in training.overrides}
+        groups: dict[str, list[Finished]] = {}
+        for run in self._runs.get((training.name, self.study.data), []):
+            if self._is_plain(run, asked) and self.study.budget in (None, run.budget):
+                groups.setdefault(run.record["key"], []).append(run)
+        runs = max(groups.values(), key=lambda g: (len(g), g[-1].record.get("date", "")), default=[])
+        if len(groups) > 1:
+            used = runs[0].record["key"]
+            self._note(f"{training.name} has several configurations ({', '.join(groups)}); {used} is shown")
+        if note:
+            have = {run.seed for run in runs}
+            for seed in range(1, self.study.seeds + 1):
+                if seed not in have and (self.study.seeds > 1 or not have):
+                    self.miss(Missing(self.train_command(training, seed), TRAIN))
+        return sorted(runs, key=lambda run: run.seed)
+
+    def measured(
+        self, training: Training, wanted: Evaluation, note: bool = True
+    ) -> list[tuple[Finished, dict[str, float]]]:
+        """The runs of a row that were measured so; those that were not are noted, with their command."""
+        runs = self.runs(training, note)
+        found = []
+        for run in runs:
+            metrics = run.measured(wanted)
+            if metrics is not None:
+                found.append((run, metrics))
+            elif note:
+                self.miss_evaluation(str(run.folder), wanted)
+        if note and not runs:
+            for seed in range(1, self.study.seeds + 1):
+                self.miss_evaluation(self.future(training, seed), wanted)
+        return found
+
+    def future(self, training: Training, seed: int) -> str:
+        """The folder of a run that does not exist yet, in words of the shell that finds it when it does."""
+        return f"$(echo {self.study.outputs}/{training.name}/{self.study.data}/*/seed{seed})"
+
+    def miss_evaluation(self, folder: str, wanted: Evaluation) -> None:
+        """Note that an evaluation of the run in `folder` is missing."""
+        self.miss(Missing(self.evaluate_command(folder, wanted), EVALUATE))
+
+    def predictor(self, training: Training) -> None:
+        """Note the input predictors that the runs of a row lack: L_input and input sampling need one."""
+        vanillas = {run.seed: str(run.folder) for run in self.runs(VANILLA)}
+        runs = {run.seed: str(run.folder) for run in self.runs(training)}
+        wanted = runs or {seed: self.future(training, seed) for seed in range(1, self.study.seeds + 1)}
+        for seed, folder in wanted.items():
+            if seed in runs and any(Path(folder).glob("input_predictor/*/input_predictor.json")):
+                continue
+            vanilla = vanillas.get(seed) or next(iter(vanillas.values()), self.future(VANILLA, seed))
+            words = ("+experiment=input_predictor", f"of={folder}", f"vanilla={vanilla}")
+            self.miss(Missing(("python", "train.py", *words), PREDICT))
+
+    def train_command(self, training: Training, seed: int) -> tuple[str, ...]:
+        options = data_options(self.study.data)
+        budget = self.study.budget or self.budget
+        return (
+            *("python", "train.py", f"+experiment={training.experiment}", *training.overrides),
+            *([f"name={training.rename}"] if training.rename else []),
+            *(*options, *self._root(options[0].removeprefix("data="))),
+            *(f"budget={budget}", f"outputs={self.study.outputs}", f"seed={seed}"),
+        )
+
+    @staticmethod
+    def evaluate_command(folder: str, wanted: Evaluation) -> tuple[str, ...]:
+        if wanted.name in OWN:
+            return ("python", "-m", f"experiments.paper_items.{wanted.name}", folder)
+        estimator = () if wanted.name == "text" else (f"estimator={wanted.name}",)
+        return ("python", "evaluate.py", f"run={folder}", *estimator, *wanted.overrides)
+
+    def _is_plain(self, run: Finished, asked: set[str]) -> bool:
+        is_named = run.override("data.name") == self.study.data  # then the name tells the grammar's modes
+        parts = (*NEUTRAL_PARTS, "data.modes.") if is_named else NEUTRAL_PARTS
+        changed = {value.partition("=")[0] for value in run.overrides} - asked - {*NEUTRAL, *NEUTRAL_DATA}
+        return all(key.startswith(parts) for key in changed)
+
+    @property
+    def budget(self) -> str:
+        """That of the finished runs of the same data, so that new ones can be compared with them."""
+        for run in (run for runs in self._runs.values() for run in runs):
+            if run.record["data"] == self.study.data:
+                return run.budget
+        return default_budget(data_options(self.study.data)[0].removeprefix("data="))
+
+    def _root(self, base: str) -> tuple[str, ...]:
+        """`data.root` where the data need it: as given, or as in a finished run's command."""
+        if base not in ("multi30k", "tatoeba", "text", "synthetic_a", "synthetic_b"):
+            return () if self.study.root is None or base == "grammar" else (f"data.root={self.study.root}",)
+        files = (base,) if base in ("tatoeba", "text") else ("multi30k", "synthetic_a", "synthetic_b")
+        of_runs = [
+            run.override("data.root")
+            for runs in self._runs.values()
+            for run in runs
+            if run.override("data") in files
+        ]
+        return (f"data.root={self.study.root or next(filter(None, of_runs), 'FOLDER')}",)
+
+    def miss(self, missing: Missing) -> None:
+        """Note a command."""
+        if missing not in self.missing:
+            self.missing.append(missing)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def hypotheses(run: Finished) -> list[str] | None:
+    """The run's outputs on the test split; None where they are not there."""
+    path = run.folder / "hypotheses.test.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else None
+
+
+def test_text(run: Finished) -> tuple[list[str], list[str]] | None:
+    """Sources and references of the run's test, from the prepared data beside it; None where they are gone.
+
+    `run.folder` is OUTPUTS/<experiment>/<data>/<key>/seed<k>, the data are OUTPUTS/data/<data>/test-<hash>.
+    """
+    outputs = hypotheses(run)
+    if outputs is None:
+        return None
+    for folder in sorted(run.folder.parents[3].glob(f"data/{run.record['data']}/test-*")):
+        if (folder / "corpus.json").exists():
+            sources, references = Corpus.open(folder).text()
+            if len(references) == len(outputs):
+                return sources, references
+    return None
+
+
+def of_test(runs: Sequence[Finished], name: str) -> Number | None:
+    """A number of the runs' own test."""
+    return _number({run.seed: run.record["test"].get(name) for run in runs})
+
+
+def of_record(runs: Sequence[Finished], name: str) -> Number | None:
+    """A number of the runs' record itself, such as `parameters`."""
+    return _number({run.seed: run.record.get(name) for run in runs})
+
+
+def of_valid(runs: Sequence[Finished], *names: str) -> Number | None:
+    """The first of `names` that the validation at the end of a run has."""
+    found: dict[int, float | None] = {}
+    for run in runs:
+        valid = run.record.get("valid") or {}
+        found[run.seed] = next((valid[name] for name in names if valid.get(name) is not None), None)
+    return _number(found)
+
+
+def of_metrics(
+    measured: Sequence[tuple[Finished, Mapping[str, float]]], name: str, unit: str = ""
+) -> Number | None:
+    """`NAME_UNIT` of evaluations, with `NAME_low_UNIT` and `NAME_high_UNIT` where they have them."""
+    unit = f"_{unit}" if unit else ""
+    values = {run.seed: metrics.get(f"{name}{unit}") for run, metrics in measured}
+    ends = {
+        run.seed: (metrics[f"{name}_low{unit}"], metrics[f"{name}_high{unit}"])
+        for run, metrics in measured
+        if metrics.get(f"{name}_low{unit}") is not None and metrics.get(f"{name}_high{unit}") is not None
+    }
+    number = _number(values)
+    return number and Number(
+        number.values, {seed: end for seed, end in ends.items() if seed in number.values}
+    )
+
+
+def _number(values: Mapping[int, float | None]) -> Number | None:
+    kept = {seed: float(value) for seed, value in values.items() if value is not None}
+    return Number(kept) if kept else None

@@ -1,0 +1,174 @@
+"""Make what the paper's tables and figures need, then all of them, then the report.
+
+    python -m experiments.reproduce --data grammar --budget minutes --seeds 3
+    python -m experiments.reproduce --data multi30k_de-en --root FOLDER --dry-run
+
+Every training and evaluation is a command of its own, as an item prints it, and finished ones are skipped:
+the same command again goes on where it was interrupted. The order: autoregressive models first, since
+students need their text; then vanilla NATs, since OaXE and the input predictor start from one; then the rest,
+seed by seed, so that one seed of everything is there before a second of anything. With `--jobs 2` two
+commands that do not need each other run at a time and share the cores. A command that fails stops the whole
+with its line, or with `--keep-going` is left out, and named at the end.
+"""
+
+import argparse
+import importlib
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from experiments.paper_items import ITEMS, claims, item
+from experiments.paper_items.item import Item
+from experiments.paper_items.runs import EVALUATE, PREDICT, TRAIN, Library, Missing, Study
+from mple.checks import UserError, whole
+
+SECOND = {"multi30k_de-en": "multi30k_en-de", "tatoeba_en-de": "tatoeba_de-en"}
+"""The second language pair of Tables 7 and 8; the grammar has none."""
+
+STAGES = {TRAIN: "train", PREDICT: "input predictor", EVALUATE: "evaluate"}
+
+OF_SECOND = ("table7", "table8")
+
+
+def makers(data: str, second: str | None) -> list[tuple[Callable[[Library], Item], str]]:
+    """Every item and the data set that it is made of."""
+    second = second or SECOND.get(data)
+    chosen = [(name, second if name in OF_SECOND else data) for name in ITEMS]
+    return [
+        (importlib.import_module(f"experiments.paper_items.{name}").make, where)
+        for name, where in chosen
+        if where is not None
+    ]
+
+
+def make_all(study: Study, second: str | None = None) -> list[Item]:
+    """All items as far as their runs are there."""
+    return [make(Library(replace(study, data=data))) for make, data in makers(study.data, second)]
+
+
+def missing(study: Study, second: str | None = None) -> list[Missing]:
+    """All commands that are missing, each once, in an order in which they can be given."""
+    found: list[Missing] = []
+    for one in make_all(study, second):
+        found += [entry for entry in one.missing if entry not in found]
+    library = Library(study)
+    for claim in claims.CLAIMS:
+        claim(library)
+    found += [entry for entry in library.missing if entry not in found]
+    return sorted(found, key=rank)
+
+
+def rank(entry: Missing) -> tuple[int, int, int]:
+    """Sort key: by stage; trainings seed by seed, what others need first."""
+    words = dict(word.lstrip("+").partition("=")[::2] for word in entry.command if "=" in word)
+    if entry.stage != TRAIN:
+        return entry.stage, 0, 0
+    order = ("at", "vanilla_raw", "vanilla_kd", "glat_kd")
+    name = "" if "start" in words else words.get("experiment", "")  # what starts from a run comes last
+    return TRAIN, int(words.get("seed", 1)), order.index(name) if name in order else len(order)
+
+
+def run(command: Sequence[str], jobs: int = 1) -> int:
+    """One command, as a process of its own, by the interpreter that runs this one; `jobs` share the cores."""
+    given = [sys.executable if word == "python" else word for word in command]
+    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    return subprocess.run(given, check=False, env=threads | os.environ).returncode
+
+
+def expanded(command: Sequence[str]) -> list[str] | None:
+    """The command with the folders of runs that exist by now; None if one is still missing."""
+    words = []
+    for word in command:
+        if "$(echo " in word:
+            before, _, pattern = word.partition("$(echo ")
+            root, _, rest = pattern.removesuffix(")").partition("/*/")
+            found = sorted(Path(root).glob(f"*/{rest}"))
+            found = [path for path in found if (path / "metrics.json").exists() or path.is_file()]
+            if not found:
+                return None
+            word = f"{before}{found[-1]}"
+        words.append(word)
+    return words
+
+
+def execute(
+    study: Study,
+    second: str | None,
+    keep_going: bool,
+    call: Callable[[Sequence[str]], int],
+    jobs: int = 1,
+) -> int:
+    """Stage by stage, each for what exists by then; returns the number of commands that failed.
+
+    Commands of the same rank, which do not need each other, run `jobs` at a time.
+
+    Raises:
+        UserError: a command failed, without `keep_going`; those that run beside it come to their end first.
+    """
+    failed: list[str] = []
+
+    def one(entry: Missing, place: str) -> None:
+        command = expanded(entry.command)
+        # None: a run that it needs failed, or is of another seed.
+        if command is not None and (keep_going or not failed):
+            print(f"[{place}] {entry}", flush=True)
+            status = call(command)
+            if status:
+                failed.append(f"status {status}: {shlex.join(command)}")
+
+    for stage, verb in STAGES.items():
+        commands = [entry for entry in missing(study, second) if entry.stage == stage]
+        places = {id(entry): f"{verb} {k}/{len(commands)}" for k, entry in enumerate(commands, start=1)}
+        for _, group in itertools.groupby(commands, rank):
+            with ThreadPoolExecutor(jobs) as pool:
+                for future in [pool.submit(one, entry, places[id(entry)]) for entry in group]:
+                    future.result()
+            if failed and not keep_going:
+                raise UserError(f"a command ended with {failed[0]}")
+    for line in failed:
+        print(f"failed with {line}", file=sys.stderr)
+    return len(failed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status 0 where everything was made, 1 with a line where something failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.reproduce", description=(__doc__ or "").splitlines()[0]
+    )
+    item.arguments(parser)
+    parser.add_argument("--second", metavar="NAME", help="data set of Tables 7 and 8 (the other direction)")
+    parser.add_argument("--jobs", type=int, default=1, help="commands at a time; they share the cores (1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a command that failed")
+    options = parser.parse_args(arguments)
+    try:
+        study = item.study(options)
+        if options.dry_run:
+            commands = missing(study, options.second)
+            print("\n".join(map(str, commands)) if commands else "nothing is missing")
+            return 0
+        whole("--jobs", options.jobs, 1)
+        call = partial(run, jobs=options.jobs)
+        failed = execute(study, options.second, options.keep_going, call, options.jobs)
+        from experiments import report
+
+        for one in make_all(study, options.second):
+            if one.is_measured:
+                item.write(one, options.to)
+        path = report.write(study, options.to / "report.html", options.second)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {path}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

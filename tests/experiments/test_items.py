@@ -1,0 +1,210 @@
+"""Every item on made-up runs: all of them there, some, none; what is printed, written and missing."""
+
+import csv
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.paper_items import ITEMS, figure1, figure5, figure8, table1, table2, table3, table5, table10
+from experiments.paper_items.item import Item, main, paper_table, records
+from experiments.paper_items.runs import Library, Study
+from mple.data.grammar import Grammar
+from tests.experiments import fake
+
+EXACT = ("figure2", "figure9")
+OF_RUNS = tuple(name for name in ITEMS if name not in (*EXACT, "figure1"))
+
+
+def made(name: str, outputs: Path) -> Item:
+    return importlib.import_module(f"experiments.paper_items.{name}").make(Library(Study(outputs)))
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["row"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_with_all_runs_nothing_is_missing(name: str, tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+    item = made(name, tmp_path)
+    assert not item.missing
+    for line in item.lines:
+        absent = [column for column, cell in line.cells.items() if cell.ours is None]
+        expected = []
+        if name == "table4":
+            is_latency_odd = line.label == "Transformer" or "LPD" in line.label
+            expected = ["speedup"] if is_latency_odd else []
+        if name == "table1":
+            expected = ["exact C"]  # needs the prepared data
+        assert absent == expected, line.label
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_without_runs_one_line_and_status_1(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = importlib.import_module(f"experiments.paper_items.{name}").make
+    assert main(make, ["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]) == 1
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert out == ""
+    assert line.startswith(f"error: no finished run of {name} on data 'grammar'")
+    assert "make one with: python train.py +experiment=" in line
+    assert not (tmp_path / "to").exists()
+
+
+def test_with_some_runs_the_others_are_marked_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.make_run(tmp_path, "vanilla_kd", bleu=21.5, nat_loss_base_bits_per_token=2.25)
+    to = tmp_path / "to"
+    assert main(table2.make, ["--outputs", str(tmp_path), "--to", str(to)]) == 0
+    printed = capsys.readouterr().out
+    assert "Raw Data (not run)" in printed
+    assert "\n KD " in printed
+    assert "2.25*" in printed  # from the run's own validation, and said so
+    assert table2.SHOWN_AS_IN_TRAINING in printed
+    assert (
+        f"  python train.py +experiment=axe_tau5 data=grammar budget=minutes outputs={tmp_path} seed=1"
+        in printed
+    )
+    found = rows(to / "table2_grammar.csv")
+    assert (found["KD"]["BLEU: mean"], found["KD"]["BLEU: paper"]) == ("21.5", "20.87")
+    assert found["Raw Data"]["BLEU: mean"] == ""
+    assert (to / "table2_grammar.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (to / "table2_grammar.svg").read_text()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_items_need_no_runs(name: str, tmp_path: Path) -> None:
+    make = importlib.import_module(f"experiments.paper_items.{name}").make
+    assert main(make, ["--outputs", str(tmp_path), "--to", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.svg", f"{name}.png"}
+
+
+def test_spread_over_seeds_goes_into_the_csv(tmp_path: Path) -> None:
+    for seed, bleu in ((1, 20.0), (2, 21.0), (3, 22.0)):
+        fake.make_run(tmp_path, "at_big", seed, bleu=bleu, overrides="size=big")
+    (record,) = [row for row in records(table10.make(Library(Study(tmp_path)))) if row["row"] == "big"]
+    assert (record["BLEU: mean"], record["BLEU: sd"], record["BLEU: n"]) == (21.0, 1.0, 3)
+    assert record["BLEU: high"] == pytest.approx(21 + 4.302653 / math.sqrt(3))
+    assert (record["seeds"], record["commit"], record["BLEU: paper"]) == ("1 2 3", "abc1234", 28.49)
+
+
+def test_pictures_repeat(tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+    for place in ("a", "b"):
+        assert main(figure8.make, ["--outputs", str(tmp_path), "--to", str(tmp_path / place)]) == 0
+    first, second = ((tmp_path / place / "figure8_grammar.svg").read_bytes() for place in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize("table", ["table2", "table3", "table7", "table8"])
+def test_rows_stand_beside_the_papers(table: str, tmp_path: Path) -> None:
+    """Every line of the paper's table is shown, in its order, with its BLEU."""
+    item = made(table, tmp_path)
+    column = "BLEU" if table in ("table2", "table7") else "BLEU default"
+    key = "bleu" if column == "BLEU" else "bleu_default"
+    shown = [line.cells[column].paper for line in item.lines]
+    assert shown == [float(row[key]) for row in paper_table(table)]
+
+
+def test_c_and_gap_of_table_1(tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+    item = table1.make(Library(Study(tmp_path)))
+    assert [line.label for line in item.lines] == [
+        "Grammar, modes 0.50",
+        "Grammar, modes 0.20",
+        "Grammar, modes 0.05",
+    ]
+    gap = item.cell("Grammar, modes 0.20", table1.GAP).ours
+    assert gap is not None
+    assert gap.mean == pytest.approx(30.0 - 34.0)
+    c = item.cell("Grammar, modes 0.50", table1.C).ours
+    assert c is not None
+    assert c.mean == 3.0
+
+
+@pytest.mark.parametrize(("data", "p"), [("grammar", 0.5), ("grammar_p05", 0.05)])
+def test_exact_c_is_that_of_the_grammars_sources(data: str, p: float, tmp_path: Path) -> None:
+    grammar = Grammar(order=p, formality=p, tense=p, separable=p)
+    sources, references = map(list, zip(*grammar.sample(20, seed=1, split="test"), strict=True))
+    run = fake.make_run(tmp_path, "vanilla_raw", data=data, overrides=f"data.name={data}")
+    (run / "hypotheses.test.txt").write_text("x\n" * 20)
+    fake.prepare(tmp_path, sources, references, data)
+    found = table1.exact(Library(Study(tmp_path, data=data)))
+    bits = sum(grammar.information(source).total_correlation for source in sources)
+    words = sum(p * len(t.split()) for s in sources for t, p in grammar.targets(s).items())
+    assert found is not None
+    assert found.mean == pytest.approx(bits / words)
+
+
+def test_text_data_have_synthetic_rows_and_the_papers(tmp_path: Path) -> None:
+    item = table1.make(Library(Study(tmp_path, data="multi30k_de-en", root="ROOT")))
+    assert [line.label for line in item.lines] == ["multi30k_de-en", "Synthetic B", "Synthetic A"]
+    assert [line.cells[table1.C].paper for line in item.lines] == [2.50, 1.51, 0.92]
+    commands = [str(entry) for entry in item.missing]
+    assert any("data=synthetic_a" in c and "size=student" in c for c in commands)
+    assert any("vanilla_raw/synthetic_b_en" in c and "estimator=total_correlation" in c for c in commands)
+
+
+def test_parameter_ratio_of_table_5(tmp_path: Path) -> None:
+    """The NAT of 1000 parameters has BLEU 25, between ATs of 500 (20) and of 1500 (30)."""
+    fake.make_run(tmp_path, "vanilla_raw", bleu=25.0, parameters=1000)
+    for size, bleu, parameters in (("tiny", 20.0, 500), ("small", 30.0, 1500), ("base", 40.0, 3000)):
+        fake.make_run(tmp_path, f"at_{size}", bleu=bleu, parameters=parameters, overrides=f"size={size}")
+    item = table5.make(Library(Study(tmp_path)))
+    low, high = (item.cell("Grammar, modes 0.50", column).ours for column in (table5.LOW, table5.HIGH))
+    assert low is not None
+    assert high is not None
+    assert (low.mean, high.mean) == (50, 150)
+
+
+def test_figure_5_gives_r_only_from_enough_methods(tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+    points = figure5.points(Library(Study(tmp_path)), table2.ROWS)
+    assert [row.name for row in points.rows] == list(table2.ROWS)
+    report = points.report(0.2)
+    assert report is not None
+    assert report.r.value < 0  # made so: BLEU rises with S and falls with L_NAT
+    assert figure5.Points(points.rows[:2]).report(0.2) is None
+
+
+def test_sampled_bleu_is_not_the_default(tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+    item = table3.make(Library(Study(tmp_path)))
+    default, sample = (item.cell("CMLM", column).ours for column in (table3.DEFAULT, table3.SAMPLE))
+    assert default is not None
+    assert sample is not None
+    assert sample.mean == default.mean - 1
+
+
+def test_figure_1_asks_for_its_runs_and_draws_a_measured_plane(tmp_path: Path) -> None:
+    item = figure1.make(Library(Study(tmp_path)))
+    commands = [str(entry) for entry in item.missing]
+    assert ["name=figure1_initial" in commands[0], "name=figure1_mle" in commands[1]] == [True, True]
+    assert "updates=333" in commands[0]  # a third of the 1000 of budget=minutes
+    assert "start=$(echo " in commands[2]
+    assert commands[3].startswith("python -m experiments.paper_items.plane $(echo ")
+    for name, experiment in (("initial", "vanilla_raw"), ("mle", "vanilla_raw"), ("glat", "glat_kd")):
+        start = "" if name == "initial" else "start=x/last.ckpt"
+        run = fake.make_run(tmp_path, f"figure1_{name}", overrides=f"updates=333 {start}")
+        assert experiment in ("vanilla_raw", "glat_kd")
+        if name == "initial":
+            grid = [[3.0, 2.0, 2.5], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
+            metrics = {
+                "a": [0, 0.5, 1],
+                "b": [0, 0.5, 1],
+                "corners": [[0, 0], [2, 0], [1, 3]],
+                "sentences": 9,
+            }
+            fake.evaluate(run, "plane", **metrics, nat_loss_bits_per_token=grid, bleu=grid)  # type: ignore[arg-type]
+    item = figure1.make(Library(Study(tmp_path)))
+    assert not item.missing
+    found = [item.cell(label, figure1.NAT).ours for label in figure1.CORNERS]
+    assert [number and number.mean for number in found] == [3.0, 2.5, 7.0]
+    assert item.figure is not None
+    assert len(item.figure().axes) == 4  # two panels with their colour bars

@@ -1,0 +1,131 @@
+"""The order of the commands, resuming, and what a failing command does; nothing is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from experiments import reproduce
+from experiments.paper_items.runs import EVALUATE, PREDICT, TRAIN, Study
+from mple.checks import UserError
+from tests.experiments import fake
+
+
+class Pretended:
+    """Takes commands and makes the runs and reports that they would; `failing` names commands that fail."""
+
+    def __init__(self, outputs: Path, failing: str = "never") -> None:
+        self.outputs, self.failing = outputs, failing
+        self.given: list[list[str]] = []
+
+    def __call__(self, command: Sequence[str]) -> int:
+        self.given.append(list(command))
+        if self.failing in command:
+            return 3
+        words = dict(word.lstrip("+").partition("=")[::2] for word in command if "=" in word)
+        if "+experiment=input_predictor" in command:
+            fake.predictor(Path(words["of"]))
+            assert Path(words["vanilla"], "metrics.json").exists()
+            return 0
+        if command[1] == "train.py":
+            sizes = f"at_{words['size']}" if "size" in words else words["experiment"]
+            folder = fake.make_run(
+                self.outputs,
+                words.get("name", sizes),
+                int(words["seed"]),
+                words.get("data.name", "grammar"),
+                overrides=" ".join(command[3:-1]),
+                bleu=20 + len(self.given) / 10,
+            )
+            (folder / "last.ckpt").touch()
+            return 0
+        if command[2].endswith(".likelihood"):
+            loss = fake.ends("nat_loss_raw", "bits_per_token", 2.0, 0.1)
+            fake.evaluate(Path(command[3]), "likelihood", **loss)
+            return 0
+        if command[1] == "-m":
+            grid = [[1.0, 2.0], [3.0, 4.0]]
+            metrics = {"a": [0, 1], "b": [0, 1], "corners": [[0, 0], [2, 0], [1, 3]], "sentences": 9}
+            metrics |= {"nat_loss_bits_per_token": grid, "bleu": grid}
+            fake.evaluate(Path(command[3]), "plane", **metrics)  # type: ignore[arg-type]
+            return 0
+        run = Path(words["run"])
+        assert (run / "metrics.json").exists(), command
+        name = words.get("estimator", "text")
+        chosen: dict[str, object] = fake.LPD if "decoding=length_parallel" in command else fake.TARGETS  # type: ignore[assignment]
+        if name == "total_correlation":
+            chosen = {"estimator": {"at": words["estimator.at"]}}
+        fake.evaluate(run, name, chosen, tokenised_bleu=20.0, total_correlation_bits_per_token=1.0)
+        return 0
+
+
+def test_trainings_come_first_and_what_others_need_before_them(tmp_path: Path) -> None:
+    entries = reproduce.missing(Study(tmp_path, seeds=2))
+    kinds = [entry.stage for entry in entries]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {TRAIN, PREDICT, EVALUATE}
+    names = [entry.command[2].removeprefix("+experiment=") for entry in entries if entry.stage == TRAIN]
+    seeds = [entry.command[-1] for entry in entries if entry.stage == TRAIN]
+    assert seeds == sorted(seeds)
+    for seed in ("seed=1", "seed=2"):
+        own = [name for name, of in zip(names, seeds, strict=True) if of == seed]
+        assert own.index("vanilla_raw") > max(i for i, name in enumerate(own) if name == "at")
+        assert own.index("oaxe_300k") > own.index("vanilla_kd")
+        assert {"glat_dynkd_noreg", "cmlm_fixed", "glat_raw", "axe_tau10"} <= set(own)
+    assert len({entry.command for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_it_runs_to_the_end_and_then_nothing_is_missing(jobs: int, tmp_path: Path) -> None:
+    study, call = Study(tmp_path), Pretended(tmp_path)
+    assert reproduce.execute(study, None, False, call, jobs) == 0
+    assert reproduce.missing(study) == []
+    again = Pretended(tmp_path)
+    assert reproduce.execute(study, None, False, again) == 0
+    assert again.given == []
+    assert not any("$(" in word for command in call.given for word in command)
+
+
+def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    with pytest.raises(UserError, match=r"ended with status 3: python train.py '?\+experiment=cmlm"):
+        reproduce.execute(study, None, False, Pretended(tmp_path, "+experiment=cmlm"))
+    call = Pretended(tmp_path)
+    assert reproduce.execute(study, None, False, call) == 0
+    assert "+experiment=cmlm" in call.given[0]
+
+
+def test_keep_going_leaves_out_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, call = Study(tmp_path), Pretended(tmp_path, "+experiment=cmlm")
+    assert reproduce.execute(study, None, True, call) == 1
+    assert capsys.readouterr().err.count("failed with status 3: python train.py") == 1
+    left = [str(entry) for entry in reproduce.missing(study)]
+    assert left
+    assert all("cmlm" in line and "cmlm_fixed" not in line for line in left)
+
+
+def test_dry_run_prints_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--outputs", str(tmp_path), "--to", str(tmp_path / "to"), "--dry-run"]
+    assert reproduce.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("python train.py +experiment=at size=")
+    assert list(tmp_path.iterdir()) == []
+    fake.make_all(tmp_path)
+    assert reproduce.main(arguments) == 0
+    assert all("figure1_" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_the_second_pair_is_the_other_direction(tmp_path: Path) -> None:
+    lines = [str(entry) for entry in reproduce.missing(Study(tmp_path, data="multi30k_de-en", root="ROOT"))]
+    assert any("axe_tau5" in line and "data.src_lang=en data.tgt_lang=de" in line for line in lines)
+    assert not any("data.src_lang" in str(entry) for entry in reproduce.missing(Study(tmp_path)))
+
+
+def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["--seeds", "0"], "--seeds must be"),
+        (["--data", "x"], "--data must be the name"),
+    ):
+        assert reproduce.main(["--outputs", str(tmp_path), "--dry-run", *arguments]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {said}")
