@@ -70,7 +70,7 @@ def rank(entry: Missing) -> tuple[int, int, int]:
     words = dict(word.lstrip("+").partition("=")[::2] for word in entry.command if "=" in word)
     if entry.stage != TRAIN:
         return entry.stage, 0, 0
-    order = ("at", "vanilla_raw", "vanilla_kd", "glat_kd")
+    order = ("at", "vanilla_raw", "vanilla_kd", "at_kd", "glat_kd")
     name = "" if "start" in words else words.get("experiment", "")  # what starts from a run comes last
     return TRAIN, int(words.get("seed", 1)), order.index(name) if name in order else len(order)
 

@@ -42,6 +42,7 @@ from mple.estimator.text import TextScore
 from mple.model.transformer import Size
 from mple.modules.update import UpdateModule
 from mple.proxy_input.blank import Blank
+from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
 
 log = logging.getLogger(__name__)
@@ -114,11 +115,15 @@ class Job:
         self.precision = precision_of(cfg.trainer.precision)
         self.source = make(cfg.data.source)
         self.vocabulary = make(cfg.data.vocabulary)
+        self.target = make(cfg.proxy_target)
         self.proxy = (
-            make(cfg.proxy)(target=make(cfg.proxy_target), input=make(cfg.proxy_input))
-            if self.is_student
-            else None
+            make(cfg.proxy)(target=self.target, input=make(cfg.proxy_input)) if self.is_student else None
         )
+        if not self.is_student and not isinstance(self.target, TextTarget):
+            raise UserError(
+                "an autoregressive model learns a text that no model chooses, so proxy_target must be raw or "
+                f"kd; got {type(self.target).__name__}"
+            )
         self.check_decoding()
         if isinstance(self.decoding, InputSampling):
             raise UserError(
@@ -145,7 +150,9 @@ class Job:
 
     def _identity(self) -> dict[str, Any]:
         """The settings that this run depends on; its teachers and its start by their own keys."""
-        unused = () if self.is_student else ("proxy", "proxy_target", "proxy_input", "vanilla_input")
+        unused: tuple[str, ...] = () if self.is_student else ("proxy", "proxy_input", "vanilla_input")
+        if not self.is_student and not self.candidates:
+            unused += ("proxy_target",)  # the reference, as it always was
         own = {key: value for key, value in self.plain.items() if key not in unused}
         first = self.first_stage()
         if first is not None:
@@ -167,7 +174,7 @@ class Job:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        return self.proxy.candidates if self.proxy is not None else ()
+        return self.target.candidates if self.proxy is None else self.proxy.candidates
 
     @property
     def command(self) -> str:
@@ -325,6 +332,8 @@ class Job:
         if self.is_student:
             parts |= {"proxy": self.proxy, "updates": self.cfg.updates}
             parts["decoding"] = self.prepared_decoding(data)
+        else:
+            parts["target"] = self.target
         node = OmegaConf.create({k: v for k, v in self.cfg.module.items() if k != "model"})
         module = instantiate(node)(**parts)
         first = self.first_stage()

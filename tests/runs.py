@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mple.callbacks import write_whole
+from mple.data.candidates import DistilledWriter
 from mple.launch import Job
 from mple.run import provenance
 from tests.fakes import _shaken
@@ -55,8 +56,23 @@ def text_job(root: Path, *overrides: str) -> Job:
     """A job on a small text, with subwords or as `overrides` say."""
     text = ["data=text", f"data.root={write_corpus(root / 'corpus')}", "data.src_lang=de", "data.tgt_lang=en"]
     text += ["data.vocabulary.size=90", f"data.max_length={MAX_LENGTH}", f"outputs={root / 'outputs'}"]
-    small = () if "+experiment=at" in overrides else ("module.model.length.max_offset=3",)
+    has_length = not {"+experiment=at", "+experiment=at_kd"} & set(overrides)
+    small = ("module.model.length.max_offset=3",) if has_length else ()
     return job(*MICRO, *text, *small, *overrides)
+
+
+def distil_at_random(made: Job, seed: int = 0) -> None:
+    """What the job's teachers say of train and valid: some words of the target language."""
+    data = made.data(0)
+    data.setup()
+    for number, (name, teacher) in enumerate(made.teachers().items()):
+        for split in ("train", "valid"):
+            corpus = data.corpus(split)
+            writer = DistilledWriter(teacher.distilled_folder() / split, corpus, name)
+            said = data.tgt_vocabulary.encode(sentences(len(corpus), seed + number + 1, _TGT))
+            for part in writer.missing():
+                writer.write(part, [said[row] for row in writer.rows(part)])
+            writer.finish()
 
 
 def random_run(root: Path, *overrides: str, seed: int = 0) -> Path:

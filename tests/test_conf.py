@@ -61,8 +61,9 @@ def mistake(*overrides: str) -> str:
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_makes_its_objects(experiment: str) -> None:
     made = job(f"+experiment={experiment}", "data=grammar")
-    assert made.cfg.name == ("at_base" if experiment == "at" else experiment)
-    assert made.is_student == (experiment != "at")
+    autoregressive = {"at": "at_base", "at_kd": "at_base_kd"}
+    assert made.cfg.name == autoregressive.get(experiment, experiment)
+    assert made.is_student == (experiment not in autoregressive)
     if experiment == "at" or "raw" in experiment:
         expected: tuple[str, ...] = ()
     elif "dynkd" in experiment:

@@ -1,5 +1,6 @@
 """Evaluations of finished runs: opened whole, decoded in order, compared only where that means something."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from mple.evaluation.finished import Finished
 from mple.evaluation.length_factor import LengthFactor
 from mple.evaluation.text import Text
 from mple.evaluation.total_correlation import TotalCorrelation, sentence_losses
-from tests.runs import CONF, random_run
+from tests.runs import CONF, distil_at_random, random_run, text_job
 
 
 @pytest.fixture
@@ -109,6 +110,68 @@ def test_total_correlation_is_the_difference_of_the_losses(tmp_path: Path, nat: 
     nats = -float(log_probs.log_softmax(-1).gather(1, labels.unsqueeze(1)).sum())
     lines = other.data.text("test")[0].tolist()
     assert two.nats[lines.index(int(batch.ids))] == pytest.approx(nats, rel=1e-5)
+
+
+def test_total_correlation_of_distilled_text(tmp_path: Path) -> None:
+    """Two models of a teacher's text are measured on that text, the teacher's on the validation sentences."""
+    kd = random_run(tmp_path, "+experiment=vanilla_kd")
+    at = random_run(tmp_path, "+experiment=at_kd", "size=student")
+    run, other = opened(kd), Finished.open(at, "cpu")
+    distil_at_random(other.job)
+    found = TotalCorrelation(at=str(at), split="valid")(run)
+    one, two = sentence_losses(run, "valid"), sentence_losses(other, "valid")
+    bits = (one.nats - two.nats).sum() / math.log(2)
+    assert found["total_correlation_bits_per_token"] == pytest.approx(bits / one.tokens.sum())
+    said = run.data.candidates("valid")
+    assert said is not None
+    learned = said.tokens(np.arange(len(said)))[:, 0]
+    assert np.array_equal(one.tokens, (learned != 0).sum(1))
+    row = int(np.argmax(one.tokens != run.data.corpus("valid").lengths()[1]))  # else raw text would do
+    labels = torch.tensor(learned[row][learned[row] != 0])
+    (batch,) = [b for b in run.data.batches("valid", max_tokens=1) if int(b.ids) == said.corpus.lines[row]]
+    model = run.module.model
+    output = model.decode(model.blank(torch.tensor([len(labels)])), model.encode(batch.src_tokens))
+    nats = -float(output.logits[0].log_softmax(-1).gather(1, labels.unsqueeze(1)).sum())
+    assert one.nats[row] == pytest.approx(nats, rel=1e-5)
+
+
+def test_c_is_of_two_models_of_one_text(tmp_path: Path) -> None:
+    kd = random_run(tmp_path, "+experiment=vanilla_kd")
+    at = random_run(tmp_path, "+experiment=at", "size=student")
+    kd_of_big = random_run(tmp_path, "+experiment=at_kd", "size=student", "proxy_target.teacher=big")
+    run = opened(kd)
+    for other in (at, kd_of_big):
+        with pytest.raises(UserError, match="two models of the same text"):
+            TotalCorrelation(at=str(other), split="valid")(run)
+
+
+def test_an_autoregressive_model_learns_a_text(tmp_path: Path) -> None:
+    raw = text_job(tmp_path, "+experiment=at")
+    for proxy_target in ("axe", "oaxe", "dynamic_kd"):
+        with pytest.raises(UserError, match="proxy_target must be raw or kd"):
+            text_job(tmp_path, "+experiment=at", f"proxy_target={proxy_target}")
+    assert text_job(tmp_path, "+experiment=at", "proxy_input=glancing").run.key == raw.run.key  # it has none
+    made = text_job(tmp_path, "+experiment=at_kd")
+    assert made.run.key != raw.run.key
+    opened(random_run(tmp_path, "+experiment=at_kd"))
+    distil_at_random(made)
+    data = made.data(0, made.candidates, {n: job.distilled_folder() for n, job in made.teachers().items()})
+    data.setup()
+    module = made.module(data).eval()
+    batch = next(iter(data.val_dataloader()))
+    assert batch.tgt_candidates is not None
+    as_raw = text_job(tmp_path, "+experiment=at").module(data).eval()
+    as_raw.load_state_dict(module.state_dict())
+    taught = dataclasses.replace(batch, tgt_tokens=batch.tgt_candidates[:, 0])
+    measured, expected = module.measure(batch), as_raw.measure(taught)
+    (of_raw,) = as_raw.measure(batch).values()
+    assert list(measured) == ["at_loss_raw_bits_per_token", "at_loss_proxy_bits_per_token"]
+    assert measured["at_loss_raw_bits_per_token"].value() == pytest.approx(of_raw.value())
+    proxy = measured["at_loss_proxy_bits_per_token"].value()
+    assert proxy == pytest.approx(expected["at_loss_raw_bits_per_token"].value())
+    assert proxy != pytest.approx(of_raw.value(), rel=1e-3)
+    for one, other in zip(module.losses(batch)[0].values(), as_raw.losses(taught)[0].values(), strict=True):
+        assert one.value() == pytest.approx(other.value())
 
 
 def test_c_is_refused_where_it_means_nothing(tmp_path: Path, nat: Path) -> None:

@@ -131,13 +131,13 @@ def of_c_and_gap(points: list[tuple[str, Interval, Part]]) -> tuple[Part, ...]:
 
 def explains(library: Library) -> Verdict:
     points = []
-    for label, (name, _) in table1.datasets(library).items():
-        own = library.on(name)
-        c = table1.correlation(own)
+    for of in table1.datasets(library):
+        own = library.on(of.name)
+        c = table1.correlation(own, of)
         interval = None if c is None else c.interval()
-        gap = better(own, f"AT − NAT on {label}", table1.AT, table1.NAT)
+        gap = better(own, f"AT − NAT on {of.label}", of.at, of.nat)
         if interval is not None and gap.value is not None:
-            points.append((label, interval, gap))
+            points.append((of.label, interval, gap))
     return Verdict(
         "C explains the gap between AT and NAT: a larger C, a larger gap in BLEU",
         "Table 1",
@@ -147,7 +147,7 @@ def explains(library: Library) -> Verdict:
 
 
 def below(library: Library) -> Verdict:
-    c = table1.correlation(library)
+    c = table1.correlation(library, table1.datasets(library)[0])
     parts = []
     for label, (experiment, _, _) in figure5.ROWS.items():
         loss = table2.nat_loss(library, Training(experiment))

@@ -116,7 +116,7 @@ def draw(lines: tuple[Line, ...], c: Number | None, targets: Points, beta: float
 
 def make(library: Library) -> Item:
     lines = tuple(line(library, label) for label in ROWS)
-    c = table1.correlation(library)
+    c = table1.correlation(library, table1.datasets(library)[0])
     paper_c = paper_number(paper_row("table1", "WMT14 En-De", "dataset"), "total_correlation")
     beta = beta_of("table2")
     targets = points(library, table2.ROWS)

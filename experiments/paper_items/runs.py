@@ -43,16 +43,20 @@ class Training:
         if self.rename:
             return self.rename
         sizes = [value.removeprefix("size=") for value in self.overrides if value.startswith("size=")]
-        return f"at_{sizes[0] if sizes else 'base'}" if self.experiment == "at" else self.experiment
+        size = sizes[0] if sizes else "base"
+        return {"at": f"at_{size}", "at_kd": f"at_{size}_kd"}.get(self.experiment, self.experiment)
 
 
 VANILLA = Training("vanilla_kd")
 """Also P(t | X) of the input predictors."""
 
 
-def at(size: str) -> Training:
-    """The autoregressive model of a size: baseline (base), teachers, and the NAT's equal (student)."""
-    return Training("at", (f"size={size}",))
+def at(size: str, text: str = "raw") -> Training:
+    """The autoregressive model of a size: baseline (base), teachers, and the NAT's equal (student).
+
+    text: what it learns, "raw" or "kd".
+    """
+    return Training("at" if text == "raw" else f"at_{text}", (f"size={size}",))
 
 
 def student_of(experiment: str, teacher: str) -> Training:
@@ -76,15 +80,16 @@ class Evaluation:
     accepts: Callable[[Mapping[str, Any]], bool] = field(default=lambda settings: True, compare=False)
 
 
-def total_correlation(other: Path | str) -> Evaluation:
-    """C, with the autoregressive run in the folder `other`."""
+def total_correlation(other: Path | str, text: str = "raw") -> Evaluation:
+    """C of a text ("raw" or "kd"), with the autoregressive run in the folder `other`."""
     folder = Path(other).resolve()
+    split = () if text == "raw" else ("estimator.split=valid",)
 
     def accepts(settings: Mapping[str, Any]) -> bool:
         named = settings["estimator"].get("at")
         return named is not None and Path(named).resolve() in (folder, *folder.parents)
 
-    return Evaluation("total_correlation", (f"estimator.at={other}",), accepts)
+    return Evaluation("total_correlation", (f"estimator.at={other}", *split), accepts)
 
 
 def _reranked(settings: Mapping[str, Any]) -> bool:

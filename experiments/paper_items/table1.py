@@ -2,13 +2,13 @@
 
 import re
 import sys
+from dataclasses import dataclass
 from functools import partial
 
 from experiments.paper_items import plots
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import (
-    Evaluation,
     Finished,
     Library,
     Training,
@@ -22,65 +22,75 @@ from mple.data.grammar import Grammar
 
 C, EXACT, GAP, BLEU_AT, BLEU_NAT = "C", "exact C", "ΔBLEU", "BLEU of AT", "BLEU of NAT"
 COLUMNS = {C: ".2f", EXACT: ".2f", GAP: ".2f", BLEU_AT: ".2f", BLEU_NAT: ".2f"}
-NAT, AT = Training("vanilla_raw"), at("student")
 
 
-NO_KD = "KD: C needs an AT that was trained on the teacher's text, and no command makes one yet"
+@dataclass(frozen=True)
+class Dataset:
+    """A row: a data set, the text that both models learn, and the paper's line that stands beside it.
 
-
-def datasets(library: Library) -> dict[str, tuple[str, str]]:
-    """Label -> the data set's name, and the paper's line that stands beside it.
-
-    For text: real data, two synthetic ones of its target side and, where there are runs on NAME_kd, the same
-    data with a teacher's targets. For the grammar: three probabilities of its modes, since there C is known.
+    name: as below a run's folder. text: "raw", or "kd" for what the base teacher says.
     """
+
+    label: str
+    name: str
+    text: str = "raw"
+    paper: str = ""
+
+    @property
+    def nat(self) -> Training:
+        return Training(f"vanilla_{self.text}")
+
+    @property
+    def at(self) -> Training:
+        """The autoregressive model of the NAT's size."""
+        return at("student", self.text)
+
+
+def datasets(library: Library) -> tuple[Dataset, ...]:
+    """Text: real data, a teacher's text for them, and two synthetic ones of their target side. Grammar: three
+    probabilities of its modes, since there C is known, and a teacher's text for the first."""
     data = library.study.data
     if data.startswith("grammar"):
-        return {
-            "Grammar, modes 0.50": ("grammar", ""),
-            "Grammar, modes 0.20": ("grammar_p20", ""),
-            "Grammar, modes 0.05": ("grammar_p05", ""),
-        }
+        return (
+            Dataset("Grammar, modes 0.50", "grammar"),
+            Dataset("Grammar, modes 0.50, KD", "grammar", "kd"),
+            Dataset("Grammar, modes 0.20", "grammar_p20"),
+            Dataset("Grammar, modes 0.05", "grammar_p05"),
+        )
     language = data.rpartition("-")[2] if "-" in data else "en"
-    distilled = {f"{data}, KD": (f"{data}_kd", "")} if library.has(f"{data}_kd") else {}
-    return {
-        data: (data, "WMT14 En-De"),
-        **distilled,
-        "Synthetic B": (f"synthetic_b_{language}", "Synthetic B"),
-        "Synthetic A": (f"synthetic_a_{language}", "Synthetic A"),
-    }
+    return (
+        Dataset(data, data, paper="WMT14 En-De"),
+        Dataset(f"{data}, KD", data, "kd"),
+        Dataset("Synthetic B", f"synthetic_b_{language}", paper="Synthetic B"),
+        Dataset("Synthetic A", f"synthetic_a_{language}", paper="Synthetic A"),
+    )
 
 
-def is_known(library: Library) -> bool:
-    """Are all rows of the table asked for? The grammar has no KD row."""
-    return library.study.data.startswith("grammar") or library.has(f"{library.study.data}_kd")
-
-
-def correlation(library: Library) -> Number | None:
+def correlation(library: Library, of: Dataset) -> Number | None:
     """Ĉ in bits per token, of each NAT with the AT of its seed (else of the first seed)."""
-    ats = {run.seed: run for run in library.runs(AT)}
+    ats = {run.seed: run for run in library.runs(of.at)}
     found: list[tuple[Finished, dict[str, float]]] = []
-    nats = library.runs(NAT)
+    nats = library.runs(of.nat)
     for nat in nats:
         other = ats.get(nat.seed) or next(iter(ats.values()), None)
-        folder = other.folder if other else library.future(AT, nat.seed)
-        wanted = total_correlation(folder)
+        folder = other.folder if other else library.future(of.at, nat.seed)
+        wanted = total_correlation(folder, of.text)
         metrics = nat.measured(wanted) if other else None
         if metrics is not None:
             found.append((nat, metrics))
         else:
             library.miss_evaluation(str(nat.folder), wanted)
     if not nats:
-        wanted = Evaluation("total_correlation", (f"estimator.at={library.future(AT, 1)}",))
-        library.miss_evaluation(library.future(NAT, 1), wanted)
+        wanted = total_correlation(library.future(of.at, 1), of.text)
+        library.miss_evaluation(library.future(of.nat, 1), wanted)
     return of_metrics(found, "total_correlation", "bits_per_token")
 
 
-def exact(library: Library) -> Number | None:
-    """C of the grammar's test sources, bits per token; None for other data."""
+def exact(library: Library, of: Dataset) -> Number | None:
+    """C of the grammar's test sources, bits per token; None for other data and for a teacher's text."""
     data = library.study.data
-    runs = library.runs(NAT, note=False) or library.runs(AT, note=False)
-    if not re.fullmatch(r"grammar(_p\d\d)?", data) or not runs:
+    runs = library.runs(of.nat, note=False) or library.runs(of.at, note=False)
+    if of.text != "raw" or not re.fullmatch(r"grammar(_p\d\d)?", data) or not runs:
         return None
     text = test_text(runs[0])
     if text is None:
@@ -90,25 +100,23 @@ def exact(library: Library) -> Number | None:
     return Number({0: information.metrics()["total_correlation_bits_per_token"]})
 
 
-def line(library: Library, label: str, paper: dict[str, str]) -> Line:
-    nats, ats = library.runs(NAT), library.runs(AT)
+def line(library: Library, of: Dataset) -> Line:
+    library, paper = library.on(of.name), paper_row("table1", of.paper, "dataset")
+    nats, ats = library.runs(of.nat), library.runs(of.at)
     bleu_at, bleu_nat = of_test(ats, "tokenised_bleu"), of_test(nats, "tokenised_bleu")
     cells = {
-        C: Cell(paper_number(paper, "total_correlation"), correlation(library)),
+        C: Cell(paper_number(paper, "total_correlation"), correlation(library, of)),
         GAP: Cell(paper_number(paper, "bleu_gap"), bleu_at - bleu_nat if bleu_at and bleu_nat else None),
         BLEU_AT: Cell(paper_number(paper, "bleu_at"), bleu_at),
         BLEU_NAT: Cell(paper_number(paper, "bleu_nat"), bleu_nat),
     }
     if library.study.data.startswith("grammar"):
-        cells[EXACT] = Cell(None, exact(library))
-    return Line(label, cells, (*nats, *ats))
+        cells[EXACT] = Cell(None, exact(library, of))
+    return Line(of.label, cells, (*nats, *ats))
 
 
 def make(library: Library) -> Item:
-    lines = tuple(
-        line(library.on(name), label, paper_row("table1", paper, "dataset"))
-        for label, (name, paper) in datasets(library).items()
-    )
+    lines = tuple(line(library, of) for of in datasets(library))
     return Item(
         name="table1",
         title="Table 1: conditional total correlation and the gap between AT and NAT",
@@ -120,7 +128,7 @@ def make(library: Library) -> Item:
         columns=COLUMNS,
         lines=lines,
         figure=partial(plots.versus, lines, COLUMNS),
-        notes=(*library.notes, *([] if is_known(library) else [NO_KD])),
+        notes=tuple(library.notes),
         missing=tuple(library.missing),
         data=library.study.data,
     )

@@ -1,6 +1,11 @@
-"""C of a data set, from a vanilla NAT and an AT that were trained on its raw targets (Tables 1 and 5)."""
+"""C of a data set, from a vanilla NAT and an AT that were trained on the same text (Tables 1 and 5).
+
+python evaluate.py run=VANILLA_RAW estimator=total_correlation estimator.at=AT    # raw data
+python evaluate.py run=VANILLA_KD estimator=total_correlation estimator.at=AT_KD estimator.split=valid
+"""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -13,15 +18,17 @@ from mple.estimator.total_correlation import TotalCorrelation as Estimate
 from mple.evaluation.finished import Finished
 from mple.modules.autoregressive import AutoregressiveModule
 from mple.modules.non_autoregressive import NonAutoregressive
-from mple.proxy_target import laid_out
+from mple.proxy_target import TextTarget, laid_out
+from mple.types import PAD
 
 
 @dataclass(frozen=True)
 class TotalCorrelation:
     """Ĉ = L_NAT − L_AT in bits, with an interval over sentences, and the difference in BLEU.
 
-    at: folder of the autoregressive run; `run` is the vanilla NAT on raw targets, of the same size.
-    split: "valid" or "test".
+    at: folder of the autoregressive run. `run` is a NAT of the same size, trained by plain maximum likelihood
+        (no Z) on the same text: the reference (`vanilla_raw`, `at`) or a teacher's (`vanilla_kd`, `at_kd`).
+    split: "valid" or "test"; a teacher's text is there for "valid" only.
     """
 
     at: str | None = None
@@ -43,10 +50,18 @@ class TotalCorrelation:
                 "total_correlation compares a NAT (run) with an autoregressive model (estimator.at); "
                 f"got {run.name} and {other.name}"
             )
-        if run.metrics["experiment"] != "vanilla_raw":
+        proxy = run.job.proxy
+        assert proxy is not None
+        if proxy.input.law != "none" or not isinstance(proxy.target, TextTarget):
             raise UserError(
-                "total_correlation needs plain maximum likelihood on raw targets as its NAT (vanilla_raw): "
-                f"another proxy's loss is no estimate of the marginal entropies; got {run.name}"
+                "total_correlation needs plain maximum likelihood of a text as its NAT (vanilla_raw or "
+                "vanilla_kd): another proxy's loss is no estimate of the marginal entropies; "
+                f"got {run.name}"
+            )
+        if proxy.target != other.job.target:
+            raise UserError(
+                "total_correlation needs two models of the same text (vanilla_raw with at, vanilla_kd with "
+                f"at_kd of the same teacher); got {proxy.target} and {other.job.target}"
             )
         found = Estimate()(sentence_losses(run, self.split), sentence_losses(other, self.split))
         difference = other.metrics["test"]["tokenised_bleu"] - run.metrics["test"]["tokenised_bleu"]
@@ -56,25 +71,37 @@ class TotalCorrelation:
 
 @torch.no_grad()
 def sentence_losses(run: Finished, split: str) -> SentenceLosses:
-    """−log P(Y | X) of every sentence in nats: of a NAT given the length, of an AT with eos."""
+    """−log P(T | X) of every sentence in nats: of a NAT given the length, of an AT with eos.
+
+    T is the text that the run learned, told apart by its fingerprint.
+
+    Raises:
+        UserError: the split lacks it.
+    """
     module: Any = run.module
+    text = run.job.target.text
     corpus = run.data.corpus(split)
     position = {int(line): row for row, line in enumerate(corpus.lines)}
     nats = np.zeros(len(corpus), dtype=np.float64)
     tokens = np.zeros(len(corpus), dtype=np.int64)
-    for batch in run.batches(split):
+    digests: dict[int, bytes] = {}
+    for batch in run.batches_with_candidates(split):
         encoder_out = module.model.encode(batch.src_tokens)
         if isinstance(module, NonAutoregressive):
-            target = laid_out(batch.tgt_tokens)
+            target = laid_out(text(batch))
             labels, counts = target.tokens, target.counts
             output = module.model.decode(module.model.blank(target.lengths), encoder_out)
         else:
             labels, counts = module.labelled(batch)
-            output = module.model.decode(module.model.prefixes(batch.tgt_tokens), encoder_out)
+            output = module.model.decode(module.model.prefixes(text(batch)), encoder_out)
         log_probs = output.logits_at(counts).float().log_softmax(-1)
         lost = torch.zeros(labels.shape, device=labels.device)
         lost[counts] = -log_probs.gather(1, labels[counts].unsqueeze(1)).squeeze(1)
         rows = [position[line] for line in batch.ids.tolist()]
         nats[rows] = lost.sum(1).double().cpu().numpy()
-        tokens[rows] = batch.tgt_lengths.cpu().numpy()
-    return SentenceLosses(run.name, corpus.fingerprint, run.data.tgt_vocabulary.fingerprint, nats, tokens)
+        learned = text(batch).cpu()
+        tokens[rows] = (learned != PAD).sum(1).numpy()
+        digests |= {row: ids[ids != PAD].numpy().tobytes() for row, ids in zip(rows, learned, strict=True)}
+    every = b"".join(blake2b(digests[row]).digest() for row in sorted(digests))
+    data = f"{corpus.fingerprint} {blake2b(every, digest_size=16).hexdigest()}"
+    return SentenceLosses(run.name, data, run.data.tgt_vocabulary.fingerprint, nats, tokens)

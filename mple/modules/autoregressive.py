@@ -8,12 +8,14 @@ from mple.model.autoregressive import Autoregressive
 from mple.modules.update import BITS, Score, UpdateModule
 from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
 from mple.optimizer import Adam
+from mple.proxy_target import TextTarget
 from mple.types import PAD, Batch, Hypotheses, Mean
 
 
 class AutoregressiveModule(UpdateModule):
     """Maximum likelihood of an autoregressive Transformer: the baseline and the teachers of KD.
 
+    `target` is what it learns: the reference, or the text of a teacher (for C of distilled data, Table 1).
     `valid_beam` decodes while training (1: greedy, cheap, enough to rank checkpoints); `decoding` the test.
     """
 
@@ -24,6 +26,7 @@ class AutoregressiveModule(UpdateModule):
         model: Autoregressive,
         objective: CrossEntropy,
         decoding: Beam,
+        target: TextTarget,
         optimizer: Adam,
         score: Score,
         seed: int,
@@ -32,39 +35,48 @@ class AutoregressiveModule(UpdateModule):
         super().__init__(model, optimizer, score, seed, log_every)
         self.objective = objective
         self.decoding = decoding
+        self.target = target
         self.greedy = Beam(beam=1)
 
     def labelled(self, batch: Batch) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """What is predicted at each position, eos included, and where there is something to predict."""
-        labels = self.model.labels(batch.tgt_tokens)
+        labels = self.model.labels(self.target.text(batch))
         return labels, labels != PAD
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"nats": self.labelled(batch)[1].sum().float()}
 
     def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
-        nats, nll = self._nats(batch, self.objective.label_smoothing)
-        tokens = batch.tgt_lengths.sum().float()
+        text = self.target.text(batch)
+        nats, nll = self._nats(batch, text, self.objective.label_smoothing)
+        tokens = (text != PAD).sum().float()
         logged = {
             "at_loss_bits_per_token": Mean(nll.total * BITS, nll.count),
             "tokens": Mean(tokens, tokens),
         }
         return {"nats": nats}, logged
 
-    def _nats(self, batch: Batch, smoothing: float) -> tuple[Mean, Mean]:
-        """Smoothed and plain loss, over content and eos."""
-        labels, counts = self.labelled(batch)
+    def _nats(self, batch: Batch, text: Int[Tensor, "B T"], smoothing: float) -> tuple[Mean, Mean]:
+        """Smoothed and plain loss of a text, over content and eos."""
+        labels = self.model.labels(text)
+        counts = labels != PAD
         encoder_out = self.model.encode(batch.src_tokens)
-        output = self.model.decode(self.model.prefixes(batch.tgt_tokens), encoder_out)
+        output = self.model.decode(self.model.prefixes(text), encoder_out)
         nats, nll = linear_cross_entropy(output.features[counts], output.weight, labels[counts], smoothing)
         count = counts.sum().float()
         return Mean(nats, count), Mean(nll, count)
 
     def measure(self, batch: Batch) -> dict[str, Mean]:
-        """Plain NLL of the reference in bits per content token, eos included in the sum: what C subtracts
-        from the NAT's loss, which has a length predictor in eos' place."""
-        _, nll = self._nats(batch, 0.0)
-        return {"at_loss_raw_bits_per_token": Mean(nll.total * BITS, batch.tgt_lengths.sum().float())}
+        """Plain NLL in bits per content token, eos included in the sum: what C subtracts from the NAT's loss,
+        which has a length predictor in eos' place. Of the reference, and where the batch has it of T."""
+        texts = {"raw": batch.tgt_tokens}
+        if set(self.target.candidates) - {"raw"} and batch.tgt_candidates is not None:
+            texts["proxy"] = self.target.text(batch)
+        found = {}
+        for name, text in texts.items():
+            _, nll = self._nats(batch, text, 0.0)
+            found[f"at_loss_{name}_bits_per_token"] = Mean(nll.total * BITS, (text != PAD).sum().float())
+        return found
 
     def hypotheses(self, batch: Batch) -> Hypotheses:
         decoding = self.greedy if self.trainer.validating or self.trainer.training else self.decoding

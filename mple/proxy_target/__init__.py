@@ -26,6 +26,13 @@ class ProxyTarget(Protocol):
 
 
 @runtime_checkable
+class TextTarget(ProxyTarget, Protocol):
+    """A T that no model chooses: a text that stands beside the source, which an AT can learn as well."""
+
+    def text(self, batch: Batch) -> Int[Tensor, "B T"]: ...
+
+
+@runtime_checkable
 class AlignedTarget(ProxyTarget, Protocol):
     """A T that is a reference R laid anew on R's canvas, where the model's predictions suggest.
 

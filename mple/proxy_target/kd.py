@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Int
+from torch import Tensor
+
 from mple.proxy_target import laid_out
 from mple.snapshot import Snapshot
 from mple.types import Batch, Target
@@ -23,6 +26,9 @@ class KD:
     def candidates(self) -> tuple[str, ...]:
         return (self.teacher,)
 
-    def __call__(self, batch: Batch, snapshot: Snapshot) -> Target:
+    def text(self, batch: Batch) -> Int[Tensor, "B T"]:
         assert batch.tgt_candidates is not None
-        return laid_out(batch.tgt_candidates[:, batch.candidate_names.index(self.teacher)])
+        return batch.tgt_candidates[:, batch.candidate_names.index(self.teacher)]
+
+    def __call__(self, batch: Batch, snapshot: Snapshot) -> Target:
+        return laid_out(self.text(batch))

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Int
+from torch import Tensor
+
 from mple.proxy_target import laid_out
 from mple.snapshot import Snapshot
 from mple.types import Batch, Target
@@ -19,5 +22,8 @@ class Raw:
     def candidates(self) -> tuple[str, ...]:
         return ()
 
+    def text(self, batch: Batch) -> Int[Tensor, "B T"]:
+        return batch.tgt_tokens
+
     def __call__(self, batch: Batch, snapshot: Snapshot) -> Target:
-        return laid_out(batch.tgt_tokens)
+        return laid_out(self.text(batch))

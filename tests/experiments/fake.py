@@ -41,7 +41,7 @@ def make_run(
     """The folder of a finished run. `numbers` go into its test and its validation."""
     folder = outputs / name / data / key / f"seed{seed}"
     folder.mkdir(parents=True)
-    base = "at" if name.startswith("at_") else name
+    base = ("at_kd" if name.endswith("_kd") else "at") if name.startswith("at_") else name
     record = {"experiment": name, "data": data, "key": key, "seed": seed, "parameters": parameters}
     record |= {"command": f"python train.py +experiment={base} {overrides} seed={seed}".replace("  ", " ")}
     record |= {"commit": "abc1234", "date": "2026-11-23", "machine": "2 CPU cores"}
@@ -108,9 +108,10 @@ def make_all(outputs: Path, seed: int = 1) -> None:
         confidence |= {"sampled_confidence_nats_per_token": -0.5, "sampled_tokenised_bleu": bleu - 1}
         evaluate(run, "confidence", **confidence)
         predictor(run)
+    texts = [(data, "raw") for data in ("grammar", "grammar_p20", "grammar_p05")] + [("grammar", "kd")]
     for place, size in enumerate(("tiny", "small", "student", "base", "big")):
-        for data in ("grammar", "grammar_p20", "grammar_p05"):
-            name = at(size).name
+        for data, text in texts:
+            name = at(size, text).name
             if (outputs / name / data / "0123abcd" / f"seed{seed}").exists():
                 continue
             make_run(
@@ -122,15 +123,17 @@ def make_all(outputs: Path, seed: int = 1) -> None:
                 parameters=500 * (place + 1),
                 overrides=f"size={size} data.name={data}",
             )
-    for place, data in enumerate(("grammar_p05", "grammar_p20", "grammar")):
-        own = outputs / "vanilla_raw" / data / "0123abcd" / f"seed{seed}"
+    for place, (data, text) in enumerate((texts[3], *reversed(texts[:3]))):
+        own = outputs / f"vanilla_{text}" / data / "0123abcd" / f"seed{seed}"
         if not own.exists():
-            make_run(outputs, "vanilla_raw", seed, data, bleu=35.0 - place, overrides=f"data.name={data}")
-        other = outputs / "at_student" / data / "0123abcd" / f"seed{seed}"
+            make_run(
+                outputs, own.parents[2].name, seed, data, bleu=36.0 - place, overrides=f"data.name={data}"
+            )
+        other = outputs / at("student", text).name / data / "0123abcd" / f"seed{seed}"
         settings = {"estimator": {"at": str(other)}}
         evaluate(
             own,
             "total_correlation",
             settings,
-            **ends("total_correlation", "bits_per_token", 1.0 + place, 0.1),
+            **ends("total_correlation", "bits_per_token", 0.0 + place, 0.1),
         )

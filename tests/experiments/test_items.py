@@ -117,6 +117,7 @@ def test_c_and_gap_of_table_1(tmp_path: Path) -> None:
     item = table1.make(Library(Study(tmp_path)))
     assert [line.label for line in item.lines] == [
         "Grammar, modes 0.50",
+        "Grammar, modes 0.50, KD",
         "Grammar, modes 0.20",
         "Grammar, modes 0.05",
     ]
@@ -135,7 +136,7 @@ def test_exact_c_is_that_of_the_grammars_sources(data: str, p: float, tmp_path: 
     run = fake.make_run(tmp_path, "vanilla_raw", data=data, overrides=f"data.name={data}")
     (run / "hypotheses.test.txt").write_text("x\n" * 20)
     fake.prepare(tmp_path, sources, references, data)
-    found = table1.exact(Library(Study(tmp_path, data=data)))
+    found = table1.exact(Library(Study(tmp_path, data=data)), table1.Dataset(data, data))
     bits = sum(grammar.information(source).total_correlation for source in sources)
     words = sum(p * len(t.split()) for s in sources for t, p in grammar.targets(s).items())
     assert found is not None
@@ -144,9 +145,15 @@ def test_exact_c_is_that_of_the_grammars_sources(data: str, p: float, tmp_path: 
 
 def test_text_data_have_synthetic_rows_and_the_papers(tmp_path: Path) -> None:
     item = table1.make(Library(Study(tmp_path, data="multi30k_de-en", root="ROOT")))
-    assert [line.label for line in item.lines] == ["multi30k_de-en", "Synthetic B", "Synthetic A"]
-    assert [line.cells[table1.C].paper for line in item.lines] == [2.50, 1.51, 0.92]
+    assert [line.label for line in item.lines] == [
+        "multi30k_de-en",
+        "multi30k_de-en, KD",
+        "Synthetic B",
+        "Synthetic A",
+    ]
+    assert [line.cells[table1.C].paper for line in item.lines] == [2.50, None, 1.51, 0.92]
     commands = [str(entry) for entry in item.missing]
+    assert any("estimator.split=valid" in c and "at_student_kd/multi30k_de-en" in c for c in commands)
     assert any("data=synthetic_a" in c and "size=student" in c for c in commands)
     assert any("vanilla_raw/synthetic_b_en" in c and "estimator=total_correlation" in c for c in commands)
 

@@ -28,7 +28,8 @@ class Pretended:
             assert Path(words["vanilla"], "metrics.json").exists()
             return 0
         if command[1] == "train.py":
-            sizes = f"at_{words['size']}" if "size" in words else words["experiment"]
+            text = "_kd" if words["experiment"] == "at_kd" else ""
+            sizes = f"at_{words['size']}{text}" if "size" in words else words["experiment"]
             folder = fake.make_run(
                 self.outputs,
                 words.get("name", sizes),
