@@ -65,7 +65,7 @@ from mple.types import EOS, MASK, PAD, Batch, DecoderInput, DecoderOutput, Targe
 
 console = Console(width=120, highlight=False)
 SIZE = "{d_model: 256, d_ff: 1024, encoder_layers: 3, decoder_layers: 3, num_heads: 4, dropout: 0.1}"
-TRAINED = ("at", "vanilla_raw", "glat_kd", "glat_dynkd", "axe_tau5", "oaxe_10k")
+TRAINED: tuple[str, ...] = ("at", "vanilla_raw", "glat_kd", "glat_dynkd", "axe_tau5", "oaxe_10k")
 TRAINED += ("glat_levenshtein", "glat_pref")
 TEACHERS = ("tiny", "small", "base", "big")
 
@@ -255,8 +255,7 @@ class Bare:
             began = time.perf_counter()
             optimizer.zero_grad()
             for batch in update:
-                batch = batch.to(self.device)
-                assert isinstance(batch, Batch)
+                batch = batch.to(self.device)  # type: ignore[assignment]
                 with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16-mixed"):
                     loss = self.nats(batch) / batch.tgt_lengths.sum()
                 loss.backward()

@@ -26,6 +26,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -46,7 +47,11 @@ from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
 
 log = logging.getLogger(__name__)
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+console = Console(
+    highlight=False,
+    width=None if sys.stdout.isatty() else 160,
+    quiet=getattr(rank_zero_only, "rank", 0) != 0,  # of several processes one speaks
+)
 
 TEACHERS = ("tiny", "small", "base", "big")
 _PASSED_ON = (
@@ -105,7 +110,6 @@ class Job:
                 "valid_every must be a multiple of log_every and at most updates; "
                 f"got {cfg.valid_every}, {cfg.log_every} and {cfg.updates}"
             )
-        self._check_start()
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
         make = functools.partial(instantiate, _convert_="all")
         self.size = Size(**self.plain["sizes"][cfg.size])
@@ -131,6 +135,7 @@ class Job:
                 "train with another decoding, then python train.py +experiment=input_predictor of=RUN "
                 "vanilla=NATRUN, then python evaluate.py run=RUN decoding=input_sampling"
             )
+        self._check_start()
         self.run = Run.of(self._identity(), Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
 
     def check_decoding(self) -> None:
@@ -164,7 +169,10 @@ class Job:
         """All that can be known about `start` before there are data."""
         begin = self.plain["start"]
         if isinstance(begin, str):
-            start.read(Path(begin))
+            weights = start.read(Path(begin))
+            with torch.device("meta"):  # the size tells before the vocabulary is there
+                model = self._model(*start.entries(weights, Path(begin)), is_joint=False)
+            start.check(weights, {f"model.{k}": v for k, v in model.state_dict().items()}, Path(begin))
         elif begin is not None:
             if not isinstance(begin, dict) or set(begin) != {"experiment", "updates"}:
                 raise UserError(
@@ -322,10 +330,7 @@ class Job:
         """The LightningModule, its weights a function of the seed."""
         pl.seed_everything(self.cfg.seed, verbose=False)
         src, tgt = data.src_vocabulary, data.tgt_vocabulary
-        own = {"says_blank": self.proxy.says_blank} if self.proxy is not None else {}
-        model = instantiate(self.cfg.module.model, _convert_="all")(
-            size=self.size, src_size=len(src), tgt_size=len(tgt), is_joint=src is tgt, **own
-        )
+        model = self._model(len(src), len(tgt), is_joint=src is tgt)
         parts: dict[str, Any] = {"model": model, "objective": self.objective, "decoding": self.decoding}
         parts |= {"optimizer": self.optimizer, "seed": self.cfg.seed, "log_every": self.cfg.log_every}
         parts["score"] = TextScore(self.source.tgt_lang, getattr(self.source, "grammar", None))
@@ -341,8 +346,14 @@ class Job:
             path = first.run.last if first is not None else Path(self.plain["start"])
             weights = start.read(path)
             start.check(weights, module.state_dict(), path)
+            start.check_vocabulary(path, src, tgt)
             module.load_state_dict(weights)
         return module
+
+    def _model(self, src_size: int, tgt_size: int, is_joint: bool) -> nn.Module:
+        own = {"says_blank": self.proxy.says_blank} if self.proxy is not None else {}
+        make = instantiate(self.cfg.module.model, _convert_="all")
+        return make(size=self.size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)
 
     def prepared_decoding(self, data: TranslationData) -> Decoding:
         """The decoding with what no configuration holds: the teacher that it asks, and where words begin."""
@@ -364,7 +375,7 @@ class Job:
         module = self.module(data)
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)
-        loggers = [self._logger(name, node, resume) for name, node in (cfg.logger or {}).items()]
+        loggers = [self._logger(name, node, resume) for name, node in (cfg.get("logger") or {}).items()]
         progress = ShowProgress(run.experiment, cfg.updates)
         trainer = trainer_of(
             cfg.trainer, self.precision, cfg.updates, cfg.valid_every, [checkpoints, progress], loggers
@@ -386,7 +397,7 @@ class Job:
             self._write_results(module, metrics)
         for logger in loggers:
             logger.finalize("success")
-        if "wandb" in (cfg.logger or {}):
+        if "wandb" in (cfg.get("logger") or {}):
             import wandb
 
             wandb.finish()  # or the next job of this process would go on writing into this run

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from mple.checks import UserError
+from mple.data.vocabulary import Vocabulary, load_vocabularies
+
+TABLES = ("model.encoder.embedding.tokens.weight", "model.decoder.embedding.tokens.weight")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -34,6 +37,36 @@ def read(path: Path) -> dict[str, Tensor]:
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"start must name a file of weights; {path} holds none")
     return weights
+
+
+def entries(weights: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
+    """Entries of the vocabularies of source and target that a module's weights speak.
+
+    Raises:
+        UserError: they are no translation model's.
+    """
+    for name in TABLES:
+        if name not in weights:
+            raise UserError(f"start must be of the same model; {path} has no {name}")
+    return weights[TABLES[0]].shape[0], weights[TABLES[1]].shape[0]
+
+
+def check_vocabulary(path: Path, src: Vocabulary, tgt: Vocabulary) -> None:
+    """Refuses weights whose run kept another vocabulary than that of the data, of the same size or not. Of a
+    file outside a run's folder nothing is known.
+
+    Raises:
+        UserError: the vocabularies differ.
+    """
+    for folder in path.resolve().parents[:2]:  # last.ckpt, best/*.pt
+        if (folder / "vocabulary").is_dir():
+            theirs = load_vocabularies(folder / "vocabulary")
+            for side, own, other in zip(("source", "target"), (src, tgt), theirs, strict=True):
+                if own.fingerprint != other.fingerprint:
+                    raise UserError(
+                        f"start must have the vocabulary of the data; {path} speaks another {side} "
+                        f"vocabulary, that of {folder / 'vocabulary'}"
+                    )
 
 
 def check(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], path: Path) -> None:

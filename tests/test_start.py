@@ -7,7 +7,9 @@ import torch
 
 from mple import start
 from mple.checks import UserError
+from mple.data.vocabulary import WordVocabulary
 from tests.fakes import autoregressive, nat, tiny_nat
+from tests.runs import random_run, text_job
 
 
 def test_a_checkpoint_and_a_file_of_weights_are_read_alike(tmp_path: Path) -> None:
@@ -50,3 +52,27 @@ def test_weights_of_another_model_are_refused_by_what_differs() -> None:
         start.check(autoregressive().state_dict(), model, path)
     with pytest.raises(UserError, match="besides"):
         start.check(nat(decoder_layers=3).state_dict(), model, path)
+
+
+def test_a_vocabulary_of_the_same_size_but_other_words_is_refused(tmp_path: Path) -> None:
+    for name, words in (("run", ["a", "b"]), ("other", ["a", "c"])):
+        for side in ("src", "tgt"):
+            folder = tmp_path / name / "vocabulary" / side
+            folder.mkdir(parents=True)
+            WordVocabulary(words).save(folder)
+    own, other = (WordVocabulary(["a", last]) for last in "bc")
+    for path in (tmp_path / "run" / "last.ckpt", tmp_path / "run" / "best" / "100.pt"):
+        start.check_vocabulary(path, own, own)
+        with pytest.raises(UserError, match=rf"{path} speaks another target vocabulary"):
+            start.check_vocabulary(path, own, other)
+    start.check_vocabulary(tmp_path / "alone.pt", own, other)  # nothing is known of it
+
+
+def test_a_start_of_another_size_is_refused_before_there_are_data(tmp_path: Path) -> None:
+    folder = random_run(tmp_path, "+experiment=vanilla_raw")
+    path = folder / "averaged.pt"
+    text_job(tmp_path, "+experiment=oaxe_10k", f"start={path}")
+    with pytest.raises(UserError, match="same model size"):
+        text_job(tmp_path, "+experiment=oaxe_10k", f"start={path}", "sizes.student.d_model=32")
+    with pytest.raises(UserError, match="same model"):
+        text_job(tmp_path, "+experiment=at", f"start={path}")

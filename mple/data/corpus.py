@@ -31,7 +31,7 @@ from rich.console import Console
 from mple.checks import UserError, whole
 from mple.data.stage import Stage
 from mple.data.text import SPLITS, Source
-from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabulary
+from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabularies
 from mple.types import PAD
 
 log = logging.getLogger(__name__)
@@ -320,7 +320,7 @@ class Preparation:
         """Build the stages that are not done, and open them all."""
         stages = self.stages()
         stages["vocabulary"].run(self._build_vocabulary)
-        src_vocabulary, tgt_vocabulary = _load_vocabularies(stages["vocabulary"].folder)
+        src_vocabulary, tgt_vocabulary = load_vocabularies(stages["vocabulary"].folder)
         for split in SPLITS:
             stages[split].run(
                 lambda folder, split=split: write_corpus(  # type: ignore[misc]
@@ -359,11 +359,6 @@ class Prepared:
 def prepare(source: Source, root: str | Path, vocabulary: BPE | Words, max_length: int) -> Prepared:
     """From raw text to corpora, doing only what is missing; see `Preparation`."""
     return Preparation(source, Path(root), vocabulary, max_length).run()
-
-
-def _load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
-    src, tgt = load_vocabulary(folder / "src"), load_vocabulary(folder / "tgt")
-    return (src, src) if src.fingerprint == tgt.fingerprint else (src, tgt)
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
