@@ -2,8 +2,11 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+
+from matplotlib.figure import Figure
 
 from experiments.paper_items import plots
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
@@ -21,7 +24,8 @@ from experiments.paper_items.runs import (
 from mple.data.grammar import Grammar
 
 C, EXACT, GAP, BLEU_AT, BLEU_NAT = "C", "exact C", "ΔBLEU", "BLEU of AT", "BLEU of NAT"
-COLUMNS = {C: ".2f", EXACT: ".2f", GAP: ".2f", BLEU_AT: ".2f", BLEU_NAT: ".2f"}
+VALID_GAP = "Δvalid %"
+COLUMNS = {C: ".2f", EXACT: ".2f", GAP: ".2f", BLEU_AT: ".2f", BLEU_NAT: ".2f", VALID_GAP: ".1f"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Dataset:
 
 
 def datasets(library: Library) -> tuple[Dataset, ...]:
-    """Text: real data, a teacher's text for them, and two synthetic ones of their target side. Grammar: three
+    """Text: real data, a teacher's text for them, and two synthetic ones of their target side. Grammar: four
     probabilities of its modes, since there C is known, and a teacher's text for the first."""
     data = library.study.data
     if data.startswith("grammar"):
@@ -56,6 +60,7 @@ def datasets(library: Library) -> tuple[Dataset, ...]:
             Dataset("Grammar, modes 0.50, KD", "grammar", "kd"),
             Dataset("Grammar, modes 0.20", "grammar_p20"),
             Dataset("Grammar, modes 0.05", "grammar_p05"),
+            Dataset("Grammar, one mode", "grammar_p00"),
         )
     language = data.rpartition("-")[2] if "-" in data else "en"
     return (
@@ -111,8 +116,34 @@ def line(library: Library, of: Dataset) -> Line:
         BLEU_NAT: Cell(paper_number(paper, "bleu_nat"), bleu_nat),
     }
     if library.study.data.startswith("grammar"):
+        valid_at, valid_nat = of_test(ats, "valid_rate_percent"), of_test(nats, "valid_rate_percent")
         cells[EXACT] = Cell(None, exact(library, of))
+        cells[VALID_GAP] = Cell(None, valid_at - valid_nat if valid_at and valid_nat else None)
     return Line(of.label, cells, (*nats, *ats))
+
+
+def against_exact(lines: Sequence[Line]) -> Figure:
+    """Where C is known: the estimate, and the gaps of BLEU and of the valid rate, above the exact C."""
+    shown = [(line, c) for line in lines if (c := line.cells.get(EXACT, Cell()).ours) is not None]
+    target = plots.figure(8.4, 2.9)
+    panels = plots.axes(target, 1, 3)[0]
+    titles = {C: "estimated C", GAP: "BLEU of AT − NAT", VALID_GAP: "valid % of AT − NAT"}
+    with plots.styled():
+        for one, column in zip(panels, titles, strict=True):
+            for line, c in shown:
+                if (number := line.cells.get(column, Cell()).ours) is not None:
+                    plots.dots(one, c.mean, number, flat=False)
+            one.set_title(titles[column])
+            one.set_xlabel("exact C, bits per token")
+            one.grid()
+        end = max(c.mean for _, c in shown) * 1.15
+        panels[0].plot([0, end], [0, end], color=plots.THEIRS, linewidth=1, linestyle=":")
+    return target
+
+
+def picture(lines: Sequence[Line]) -> Figure:
+    has_exact = any(line.cells.get(EXACT, Cell()).ours is not None for line in lines)
+    return against_exact(lines) if has_exact else plots.versus(lines, COLUMNS)
 
 
 def make(library: Library) -> Item:
@@ -123,11 +154,12 @@ def make(library: Library) -> Item:
         about=(
             "C is the loss of a NAT less that of an AT of the same size, both trained by maximum "
             "likelihood: the information on how tokens depend on each other, which a NAT must drop. "
-            "Ours in bits per token. Where C is small a NAT should be as good as an AT."
+            "Ours in bits per token. Where C is small a NAT should be as good as an AT. The grammar knows "
+            "its C: the dotted line is where the estimate equals it."
         ),
         columns=COLUMNS,
         lines=lines,
-        figure=partial(plots.versus, lines, COLUMNS),
+        figure=partial(picture, lines),
         notes=tuple(library.notes),
         missing=tuple(library.missing),
         data=library.study.data,

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from experiments.paper_items import ITEMS, figure1, figure5, figure8, table1, table2, table3, table5, table10
-from experiments.paper_items.item import Item, main, paper_table, records
+from experiments.paper_items.item import Cell, Item, Line, main, paper_table, records
+from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import Library, Study
 from mple.data.grammar import Grammar
 from tests.experiments import fake
@@ -38,7 +40,7 @@ def test_with_all_runs_nothing_is_missing(name: str, tmp_path: Path) -> None:
             is_latency_odd = line.label == "Transformer" or "LPD" in line.label
             expected = ["speedup"] if is_latency_odd else []
         if name == "table1":
-            expected = ["exact C"]  # needs the prepared data
+            expected = ["exact C", "Δvalid %"]  # needs the prepared data
         assert absent == expected, line.label
 
 
@@ -120,6 +122,7 @@ def test_c_and_gap_of_table_1(tmp_path: Path) -> None:
         "Grammar, modes 0.50, KD",
         "Grammar, modes 0.20",
         "Grammar, modes 0.05",
+        "Grammar, one mode",
     ]
     gap = item.cell("Grammar, modes 0.20", table1.GAP).ours
     assert gap is not None
@@ -215,3 +218,29 @@ def test_figure_1_asks_for_its_runs_and_draws_a_measured_plane(tmp_path: Path) -
     assert [number and number.mean for number in found] == [3.0, 2.5, 7.0]
     assert item.figure is not None
     assert len(item.figure().axes) == 4  # two panels with their colour bars
+
+
+def points(one: Axes) -> set[tuple[float, float]]:
+    """What is drawn as a single point."""
+    return {(float(x[0]), float(y[0])) for x, y in (line.get_data() for line in one.lines) if len(x) == 1}
+
+
+def test_where_c_is_known_the_picture_sets_the_estimate_against_it(tmp_path: Path) -> None:
+    """Three points on the line where estimate and truth agree, and the gaps above the truth."""
+    lines = [
+        Line(
+            str(c),
+            {
+                table1.EXACT: Cell(None, Number({0: c})),
+                table1.C: Cell(None, Number({1: c})),
+                table1.GAP: Cell(None, Number({1: 10 * c})),
+            },
+        )
+        for c in (0.0, 1.0, 2.0)
+    ]
+    estimate, gap, valid = table1.picture(lines).axes
+    assert points(estimate) == {(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)}
+    assert points(gap) == {(0.0, 0.0), (1.0, 10.0), (2.0, 20.0)}
+    assert not valid.lines
+    without = [Line("text", {table1.C: Cell(2.5, Number({1: 2.0}))})]
+    assert table1.picture(without).axes[0].get_title() == table1.C
