@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from mple.checks import UserError
 from mple.evaluation.finished import Finished
 from mple.launch import console
 from mple.run import key_of, provenance, write_text
@@ -16,6 +17,9 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     """Measure, show, and write `RUN/evaluations/<estimator>-<key>.json`; the key is of the settings."""
     evaluation = instantiate(cfg.estimator, _convert_="all")
     decoding = instantiate(cfg.decoding, _convert_="all") if cfg.get("decoding") else None
+    if decoding is not None and not evaluation.decodes:
+        name = cfg.estimator["_target_"].split(".")[-2]
+        raise UserError(f"decoding must not be given with estimator={name}, on which it has no effect")
     run = Finished.open(cfg.run, cfg.device)
     if decoding is not None:
         run.decode_with(decoding)

@@ -193,6 +193,14 @@ def test_a_decoding_that_the_model_cannot_serve_is_refused(nat: Path) -> None:
     run.decode_with(Decode(TopLengths(beam=1), MaskPredict(iterations=1)))  # one pass shows nothing
 
 
+def test_a_decoding_without_effect_is_refused(nat: Path) -> None:
+    opened(nat)
+    for estimator in ("total_correlation", "input_loss"):
+        overrides = [f"run={nat}", f"estimator={estimator}", "decoding=length_parallel", "device=cpu"]
+        with pytest.raises(UserError, match=f"estimator={estimator}, on which it has no effect"):
+            evaluate(hydra.compose("evaluate", overrides), overrides)
+
+
 def test_the_best_length_factor_is_the_best_on_validation(nat: Path) -> None:
     run = opened(nat)
     with pytest.raises(UserError, match="got Argmax"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -32,6 +33,8 @@ class Confidence:
     decoding: Input Sampling; its `input_predictor` and `seed` are those that are measured.
     split: "valid" or "test".
     """
+
+    decodes: ClassVar[bool] = False
 
     decoding: InputSampling = field(default_factory=InputSampling)
     split: str = "test"

@@ -6,6 +6,7 @@ python evaluate.py run=RUN estimator=input_loss
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class InputLoss:
     input_predictor: which of the run's, by the name of its folder; None for the only one.
     draws: Z per sentence. seed: of Z.
     """
+
+    decodes: ClassVar[bool] = False
 
     split: str = "valid"
     input_predictor: str | None = None

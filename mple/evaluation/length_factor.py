@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mple import checks
 from mple.checks import UserError
@@ -16,6 +17,8 @@ class LengthFactor:
 
     Needs a decoding with candidates of length (length_parallel, npd, mask_predict).
     """
+
+    decodes: ClassVar[bool] = True
 
     low: float | int = 0.9
     high: float | int = 1.15

@@ -1,6 +1,7 @@
 """BLEU and the other metrics of text, of a run's outputs with any decoding."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mple import checks
 from mple.data.text import SPLITS
@@ -13,6 +14,8 @@ class Text:
 
     split: "valid" or "test".
     """
+
+    decodes: ClassVar[bool] = True
 
     split: str = "test"
 

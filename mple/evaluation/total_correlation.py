@@ -6,7 +6,7 @@ python evaluate.py run=VANILLA_KD estimator=total_correlation estimator.at=AT_KD
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class TotalCorrelation:
         (no Z) on the same text: the reference (`vanilla_raw`, `at`) or a teacher's (`vanilla_kd`, `at_kd`).
     split: "valid" or "test"; a teacher's text is there for "valid" only.
     """
+
+    decodes: ClassVar[bool] = False
 
     at: str | None = None
     split: str = "test"
