@@ -4,6 +4,7 @@ folder = random_run(tmp_path, "+experiment=vanilla_raw")     # random weights, a
 """
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -40,9 +41,9 @@ def sentences(count: int, seed: int = 0, words: list[str] = _SRC) -> list[str]:
 
 def write_corpus(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", 300), ("valid", 10), ("test", 10)):
-        (root / f"{split}.de").write_text("".join(s + "\n" for s in sentences(count, words=_SRC)))
-        (root / f"{split}.en").write_text("".join(s + "\n" for s in sentences(count, words=_TGT)))
+    for seed, (split, count) in enumerate((("train", 300), ("valid", 10), ("test", 10))):
+        (root / f"{split}.de").write_text("".join(s + "\n" for s in sentences(count, seed, _SRC)))
+        (root / f"{split}.en").write_text("".join(s + "\n" for s in sentences(count, seed, _TGT)))
     return root
 
 
@@ -52,8 +53,10 @@ def job(*overrides: str) -> Job:
         return Job(hydra.compose("train", list(overrides)), list(overrides))
 
 
-def text_job(root: Path, *overrides: str) -> Job:
-    """A job on a small text, with subwords or as `overrides` say."""
+def text_job(root: Path, *overrides: str, data: Sequence[str] | None = None) -> Job:
+    """A job on a small text, with subwords or as `overrides` say; `data` are overrides that choose others."""
+    if data is not None:
+        return job(*MICRO, *data, "data.max_length=30", f"outputs={root / 'outputs'}", *overrides)
     text = ["data=text", f"data.root={write_corpus(root / 'corpus')}", "data.src_lang=de", "data.tgt_lang=en"]
     text += ["data.vocabulary.size=90", f"data.max_length={MAX_LENGTH}", f"outputs={root / 'outputs'}"]
     has_length = not {"+experiment=at", "+experiment=at_kd"} & set(overrides)
@@ -69,15 +72,15 @@ def distil_at_random(made: Job, seed: int = 0) -> None:
         for split in ("train", "valid"):
             corpus = data.corpus(split)
             writer = DistilledWriter(teacher.distilled_folder() / split, corpus, name)
-            said = data.tgt_vocabulary.encode(sentences(len(corpus), seed + number + 1, _TGT))
+            said = data.tgt_vocabulary.encode(sentences(len(corpus), 100 + seed + number, _TGT))
             for part in writer.missing():
                 writer.write(part, [said[row] for row in writer.rows(part)])
             writer.finish()
 
 
-def random_run(root: Path, *overrides: str, seed: int = 0) -> Path:
+def random_run(root: Path, *overrides: str, seed: int = 0, data: Sequence[str] | None = None) -> Path:
     """The folder of a run on that text whose model has random weights and whose results are made up."""
-    made = text_job(root, *overrides)
+    made = text_job(root, *overrides, data=data)
     data = made.data(0)
     data.setup()
     run = made.run

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_a_run_is_found_from_any_folder_above_it(nat: Path) -> None:
     (nat / "averaged.pt").unlink()
     with pytest.raises(UserError, match=r"lacks averaged\.pt"):
         Finished.open(nat)
+
+
+def test_data_and_teachers_are_found_where_the_outputs_are_now(tmp_path: Path) -> None:
+    folder = random_run(tmp_path / "old", "+experiment=vanilla_kd")
+    opened(folder)
+    distil_at_random(Finished.open(folder).job)
+    outputs = folder.parents[3]
+    moved = Path(shutil.move(outputs, tmp_path / "new"))
+    run = opened(moved / folder.relative_to(outputs))
+    assert run.job.cfg.outputs == str(moved)
+    assert next(run.batches_with_candidates("valid")).candidate_names == ("base",)
+    assert not outputs.exists()
 
 
 def test_several_runs_are_named(tmp_path: Path, nat: Path) -> None:

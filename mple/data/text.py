@@ -71,7 +71,7 @@ class LineFiles:
             UserError: a file is missing, is not UTF-8 or not gzip, or the files differ in length.
         """
         src_path, tgt_path = self._paths(split)
-        lines = zip_longest(_lines(src_path), _lines(tgt_path))
+        lines = zip_longest(lines_of(src_path), lines_of(tgt_path))
         for line, (src, tgt) in enumerate(lines):
             if src is None or tgt is None:
                 longer = line + 1 + sum(1 for _ in lines)
@@ -159,7 +159,7 @@ class TsvFile:
 
     def _read(self) -> Iterator[Pair]:
         needed = max(self.src_column, self.tgt_column)
-        for line, text in enumerate(_lines(_existing_file(self.path))):
+        for line, text in enumerate(lines_of(_existing_file(self.path))):
             columns = text.split("\t") if text else [""] * (needed + 1)
             if len(columns) <= needed:
                 raise UserError(
@@ -349,7 +349,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines_of(path: Path) -> Iterator[str]:
     """Lines of a file, ended by \\n only: bytes, because text mode also breaks at a lone \\r.
 
     Raises:

@@ -14,7 +14,7 @@ token. All intervals are percentile intervals. The same object on the same data 
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,21 @@ class Bootstrap:
         counts other tokens (an eos each, say); as a rule both count the same.
         """
         return self._ratio(nats, tokens, other_nats, tokens if other_tokens is None else other_tokens)
+
+    def ratios(
+        self, terms: Sequence[tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], float | int]]
+    ) -> Interval:
+        """Σ_j factor_j · Σ numerator_j / Σ denominator_j over terms (numerator, denominator, factor), each
+        summed over the same drawn sentences; a sentence that a term has nothing of is 0 in both."""
+        numbers = [(_checked("numerator", a, 2), _checked("denominator", b, 2), c) for a, b, c in terms]
+
+        def total(index: Int[np.ndarray, "R n"]) -> Float[np.ndarray, "R"]:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found = [c * a[index].sum(1) / b[index].sum(1) for a, b, c in numbers]
+            return np.sum(found, axis=0)
+
+        n = len(numbers[0][0])
+        return self._interval(float(total(np.arange(n)[None])[0]), n, total)
 
     def _ratio(
         self,

@@ -61,9 +61,16 @@ class Finished:
     def job(self) -> Job:
         command = json.loads((self.folder / "run.json").read_text())["command"]
         overrides = shlex.split(command)[2:]  # python train.py ...
+        here = []  # data and teachers are beside the run, wherever its outputs/ has been moved
+        folder = self.folder.resolve()
+        if (folder.parent.name, folder.name) == (self.metrics["key"], f"seed{self.metrics['seed']}"):
+            here = [f"outputs={folder.parents[3]}"]
+            overrides = [o for o in overrides if not o.startswith("outputs=")] + here
         today = hydra.compose("train", overrides)
         OmegaConf.set_struct(today, False)
-        cfg = OmegaConf.merge(today, OmegaConf.load(self.folder / "config.yaml"))
+        cfg = OmegaConf.merge(
+            today, OmegaConf.load(self.folder / "config.yaml"), OmegaConf.from_dotlist(here)
+        )
         assert isinstance(cfg, DictConfig)
         return Job(cfg, overrides)
 

@@ -206,7 +206,7 @@ def test_broken_reports_are_named(tmp_path: Path) -> None:
         library(tmp_path).measured(Training("glat_kd"), MPLE)
 
 
-@pytest.mark.parametrize("wanted", [LPD, total_correlation("outputs/at"), Evaluation("text")])
+@pytest.mark.parametrize("wanted", [LPD, MPLE, total_correlation("outputs/at"), Evaluation("text")])
 def test_evaluation_commands_are_accepted_by_hydra(wanted: Evaluation, tmp_path: Path) -> None:
     words = Library.evaluate_command("outputs/x", wanted)
     cfg = composed("evaluate", list(words[2:]))
@@ -227,3 +227,19 @@ def test_a_future_folder_is_one_that_the_shell_finds(tmp_path: Path) -> None:
     made = fake.make_run(tmp_path, "glat_kd")
     said = subprocess.run(["bash", "-c", f"echo {command}"], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["python", "evaluate.py", f"run={made}", "estimator=mple"]
+
+
+def test_multi30k_has_its_descriptions_for_references(tmp_path: Path) -> None:
+    data = "multi30k_de-en"
+    run = fake.make_run(tmp_path, "vanilla_kd", data=data, overrides="data=multi30k data.root=ROOT")
+    fake.evaluate(run, "mple", {"estimator": {"references": {}}}, similarity=50.0)  # the single reference
+    library = Library(Study(tmp_path, data=data))
+    assert library.measured(Training("vanilla_kd"), MPLE) == []
+    (missing,) = library.missing
+    assert "estimator/references=files" in missing.command
+    paths = next(word for word in missing.command if word.startswith("estimator.references.paths="))
+    assert paths.count("ROOT/descriptions.val.") == 5
+    assert paths.endswith("descriptions.val.5.en.gz]")
+    fake.evaluate(run, "mple", {"estimator": {"references": {"paths": ["a"]}}}, similarity=9.0)
+    ((_, metrics),) = Library(Study(tmp_path, data=data)).measured(Training("vanilla_kd"), MPLE)
+    assert metrics["similarity"] == 9.0

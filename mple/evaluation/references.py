@@ -1,0 +1,136 @@
+"""What people would write for a source, beside the one target in the corpus: for L̂_target and for γ.
+
+    Known().similarity(run, "valid", targets)                      # what the data know themselves
+    Files(("refs.1.de", "refs.2.de")).similarity(run, "valid", targets)
+
+`similarity` is S̄ of each sentence, the mean sentence BLEU of a text with its references, 0 to 100. Where
+there are others, the corpus' own target is none of them: raw data would be compared with itself. For targets that
+people wrote independently of each other that makes S̄ of raw data an estimate without bias.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from mple import checks
+from mple.checks import UserError
+from mple.data.text import lines_of
+from mple.estimator.target_distortion import TargetDistortion, check_leak
+from mple.evaluation.finished import Finished
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """values: S̄ of each sentence of a split, in its order; NaN for one that has too few references.
+    note: which references they were.
+    """
+
+    values: Float[np.ndarray, "n"]
+    note: str
+
+
+@runtime_checkable
+class References(Protocol):
+    def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
+        """Of one text for every sentence of the split, in its order."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The best that the data know: the grammar's whole distribution, with the exact expectation over it; all
+    other targets that a file such as Tatoeba's has for a source (sentences with a single target are left
+    out); else the corpus' own single target, of which raw targets have distance 0 by definition.
+    """
+
+    def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
+        source: Any = run.job.source
+        _, sources, references = run.data.text(split)
+        tokenize = run.data.tokenize
+        if (grammar := getattr(source, "grammar", None)) is not None:
+            values = TargetDistortion(tokenize=tokenize).exact_similarity(grammar, sources, targets)
+            return Similarity(values, "exact: all targets of the grammar, by their probability")
+        if hasattr(source, "references"):
+            of_source = {src: several for _, src, several in source.references(split)}
+            every = [of_source.get(src, []) for src in sources]
+            return _of_several(every, references, targets, tokenize, 1, "other targets in the corpus")
+        values = TargetDistortion(tokenize=tokenize, min_references=1).similarity(
+            targets, [[reference] for reference in references]
+        )
+        note = "the corpus' own single reference, so raw targets have distance 0 by definition"
+        return Similarity(values, f"{note} (estimator/references=files has others)")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Further references in files, plain or `.gz`, that go line by line with the split's raw files.
+
+    paths: the files; a line may hold several references with tabs between them, an empty one none.
+    min_references: of sentences with fewer nothing is measured.
+    allow_leak: measure though sources of the split are sources of training.
+
+    Raises:
+        UserError: no file, other numbers of lines, a file that is not there, no sentence with enough
+            references, or a source that was trained on.
+    """
+
+    paths: tuple[str, ...] | list[str] = ()
+    min_references: int = 2
+    allow_leak: bool = False
+
+    def __post_init__(self) -> None:
+        checks.whole("estimator.references.min_references", self.min_references, 1)
+        if not self.paths:
+            raise UserError("estimator.references.paths must name at least one file of references; got none")
+
+    def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
+        source: Any = run.job.source
+        if hasattr(source, "references") or hasattr(source, "grammar"):
+            raise UserError(
+                f"estimator/references=files is for data in files that go line by line; "
+                f"{run.metrics['data']} has several references itself: estimator/references=known"
+            )
+        corpus = run.data.corpus(split)
+        every: list[list[str]] = [[] for _ in range(len(corpus))]
+        for path in map(Path, self.paths):
+            if not path.is_file():
+                raise UserError(f"estimator.references.paths must name files; there is no {path}")
+            lines = list(lines_of(path))
+            size = source.size(split)
+            if size is not None and len(lines) != size:
+                raise UserError(
+                    f"estimator.references.paths must go line by line with the {size} lines of the split "
+                    f"{split}; {path} has {len(lines)}"
+                )
+            for row, line in enumerate(corpus.lines.tolist()):
+                every[row] += [text for part in lines[line].split("\t") if (text := part.strip())]
+        _, sources, own = run.data.text(split)
+        trained = (src for _, src, _ in source.pairs("train"))
+        leaked = check_leak(sources, trained, self.allow_leak)
+        note = f"{len(self.paths)} files of references" + (f", {leaked} leaked sources" if leaked else "")
+        return _of_several(every, own, targets, run.data.tokenize, self.min_references, note)
+
+
+def _of_several(
+    references: Sequence[Sequence[str]],
+    own: Sequence[str],
+    targets: Sequence[str],
+    tokenize: str,
+    least: int,
+    note: str,
+) -> Similarity:
+    references = [[y for y in several if y != o] for several, o in zip(references, own, strict=True)]
+    rows = [row for row, several in enumerate(references) if len(several) >= least]
+    if not rows:
+        raise UserError(
+            f"L_target needs sentences with at least {least} references beside the corpus' own "
+            f"(estimator.references.min_references); none of {len(references)} has them"
+        )
+    distortion = TargetDistortion(tokenize=tokenize, min_references=least)
+    values = np.full(len(targets), np.nan)
+    values[rows] = distortion.similarity([targets[row] for row in rows], [references[row] for row in rows])
+    count = sum(len(references[row]) for row in rows) / len(rows)
+    return Similarity(values, f"{note}: {len(rows)} sentences, {count:.1f} references each")

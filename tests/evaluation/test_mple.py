@@ -1,0 +1,119 @@
+"""L̂_MPLE of finished runs: against loops over sentences, the run's own validation, and its parts."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mple.checks import UserError
+from mple.estimator.statistics import Bootstrap
+from mple.evaluation import Evaluation
+from mple.evaluation.finished import Finished
+from mple.evaluation.mple import MPLE, draw_targets
+from mple.evaluation.references import Known
+from mple.types import BLANK, PAD
+from tests.runs import distil_at_random, random_run
+from tests.test_evaluate import opened
+
+FAST = Bootstrap(200)
+UNITS = ("nat_loss", "target_loss", "input_loss", "mple_loss")
+
+
+def made(root: Path, *overrides: str) -> Finished:
+    run = opened(random_run(root, *overrides))
+    distil_at_random(run.job)
+    return opened(run.folder)
+
+
+def test_every_part_of_plain_likelihood(tmp_path: Path) -> None:
+    run = made(tmp_path, "+experiment=vanilla_kd")
+    found = MPLE(beta=0.3, bootstrap=FAST)(run)
+    assert isinstance(MPLE(), Evaluation)
+    nats, tokens, model = 0.0, 0, run.module.model
+    said = run.data.candidates("valid")
+    assert said is not None
+    texts = []
+    for batch in run.data.batches("valid", max_tokens=1):
+        row = said.corpus.lines.tolist().index(int(batch.ids))
+        labels = torch.tensor(said.tokens(np.array([row]))[0, 0])
+        labels = labels[labels != PAD]
+        output = model.decode(model.blank(torch.tensor([len(labels)])), model.encode(batch.src_tokens))
+        log_probs = output.logits[0].log_softmax(-1)
+        nats -= float(log_probs.gather(1, labels.unsqueeze(1)).sum().detach())
+        tokens += len(labels)
+        texts.append((row, run.data.decode(labels.unsqueeze(0))[0]))
+    assert found["nat_loss_bits_per_token"] == pytest.approx(nats / tokens / math.log(2), rel=1e-5)
+    similarity = Known().similarity(run, "valid", [text for _, text in sorted(texts)]).values.mean()
+    assert found["similarity"] == pytest.approx(similarity)
+    assert found["target_loss_bits_per_token"] == pytest.approx(-0.3 * similarity)
+    assert found["input_loss_bits_per_token"] == 0
+    assert found["bleu"] == run.metrics["test"]["tokenised_bleu"]
+
+
+@pytest.mark.parametrize("experiment", ["vanilla_raw", "axe_tau5", "oaxe_10k", "vanilla_dynkd"])
+def test_it_is_what_the_runs_own_validation_measures(experiment: str, tmp_path: Path) -> None:
+    start = (
+        ()
+        if experiment != "oaxe_10k"
+        else (f"start={random_run(tmp_path, '+experiment=vanilla_kd')}/averaged.pt",)
+    )
+    run = made(tmp_path, f"+experiment={experiment}", *start)
+    means = [
+        run.module.measure(batch)["nat_loss_proxy_bits_per_token"]
+        for batch in run.batches_with_candidates("valid")
+    ]
+    total = sum(float(mean.total) for mean in means) / sum(float(mean.count) for mean in means)
+    found = MPLE(bootstrap=FAST)(run)
+    assert found["nat_loss_bits_per_token"] == pytest.approx(total, rel=1e-5)
+    parts = sum(found[f"{name}_bits_per_token"] for name in UNITS[:3])
+    assert found["mple_loss_bits_per_token"] == pytest.approx(parts)
+    for name in UNITS:
+        low, value, high = (found[f"{name}{end}_bits_per_token"] for end in ("_low", "", "_high"))
+        assert low <= value <= high
+        assert low < high or name == "input_loss" or (name == "target_loss" and experiment == "vanilla_raw")
+    assert found["similarity_low"] <= found["similarity"] <= found["similarity_high"]
+
+
+def test_texts_of_aligned_targets_are_the_models_and_have_no_blanks(tmp_path: Path) -> None:
+    run = made(tmp_path, "+experiment=axe_tau1", "proxy_target.delta=0")
+    drawn = draw_targets(run, "valid")
+    corpus = run.data.corpus("valid")
+    blanks = 0
+    for batch in run.batches_with_candidates("valid"):
+        encoder_out = run.module.model.encode(batch.src_tokens)
+        target, _, _ = run.module.proxy(batch, run.module.snapshot(batch, encoder_out))  # type: ignore[union-attr]
+        blanks += int((target.tokens == BLANK).sum())
+        for line, tokens in zip(batch.ids.tolist(), target.tokens, strict=True):
+            row = corpus.lines.tolist().index(line)
+            kept = tokens[(tokens != BLANK) & (tokens != PAD)]
+            assert drawn.texts[row] == run.data.decode(kept.unsqueeze(0))[0]
+            assert drawn.tokens[row] == int((tokens != PAD).sum())
+    assert blanks > 0
+
+
+def test_what_it_does_not_apply_to_is_refused(tmp_path: Path) -> None:
+    run = opened(random_run(tmp_path, "+experiment=at", "size=student"))
+    with pytest.raises(UserError, match="at_student seed 1 is autoregressive"):
+        MPLE()(run)
+    run = opened(random_run(tmp_path, "+experiment=glat_raw"))
+    with pytest.raises(UserError, match="must have a trained input predictor"):
+        MPLE()(run)
+    run = opened(random_run(tmp_path, "+experiment=vanilla_kd"))
+    with pytest.raises(UserError, match="only valid has those of base"):
+        MPLE(split="test")(run)
+    with pytest.raises(UserError, match="estimator.beta"):
+        MPLE(beta=-1)
+
+
+def test_joint_intervals_of_ratios() -> None:
+    """A sum whose terms cancel in every sentence has no spread; one term alone is the ratio's own interval."""
+    draw = np.random.default_rng(0)
+    a, b = draw.random(50), draw.integers(1, 5, 50).astype(float)
+    assert FAST.ratios([(a, b, 2.0), (a, b, -2.0)]).high == pytest.approx(0, abs=1e-12)
+    alone = FAST.ratios([(a, b, 1 / math.log(2))])
+    expected = FAST.bits_per_token(a, b.astype(np.int64))
+    assert (alone.value, alone.low, alone.high) == pytest.approx(
+        (expected.value, expected.low, expected.high)
+    )

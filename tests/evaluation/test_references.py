@@ -1,0 +1,126 @@
+"""References: lined up with the sentences that are kept, compared by sacreBLEU, exact on the grammar."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from mple.checks import UserError
+from mple.evaluation.finished import Finished
+from mple.evaluation.references import Files, Known, References
+from tests.runs import random_run, sentences
+from tests.test_evaluate import opened
+
+COUNT = 10  # sentences of the split
+TARGETS = sentences(COUNT, seed=5, words=["man", "dog", "runs", "the", "over"])
+
+
+def bleu(hypothesis: str, reference: str) -> float:
+    return sacrebleu.sentence_bleu(hypothesis, [reference], tokenize="13a").score
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_run(tmp_path_factory.mktemp("references"), "+experiment=vanilla_raw")
+
+
+@pytest.fixture
+def run(folder: Path) -> Finished:
+    return opened(folder)
+
+
+def lines(path: Path, texts: list[str]) -> str:
+    text = "".join(text + "\n" for text in texts)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+def test_files_go_line_by_line_with_the_split(run: Finished, tmp_path: Path) -> None:
+    own = run.data.text("valid")[2]
+    one, two, three = (sentences(COUNT, seed=seed, words=["man", "dog", "sees", "the"]) for seed in (1, 2, 3))
+    two[4] = own[4]  # the corpus' own target is no reference of itself
+    together = [f"{a}\t{b}" for a, b in zip(one, three, strict=True)]
+    together[7] = ""
+    files = Files((lines(tmp_path / "a", together), lines(tmp_path / "b.gz", two)), allow_leak=True)
+    assert isinstance(files, References)
+    found = files.similarity(run, "valid", TARGETS)
+    for row in range(COUNT):
+        references = [one[row], three[row], two[row]]
+        if row == 7:
+            assert np.isnan(found.values[row])  # a single one is left
+            continue
+        references = [y for y in references if y != own[row]]
+        expected = np.mean([bleu(TARGETS[row], y) for y in references])
+        assert found.values[row] == pytest.approx(expected, abs=1e-4)
+    assert "9 sentences, 2.9 references each" in found.note
+    assert "leaked" in found.note  # a source of a single word
+
+
+def test_a_file_of_another_length_is_refused(run: Finished, tmp_path: Path) -> None:
+    short = lines(tmp_path / "short", TARGETS[:-1])
+    with pytest.raises(UserError, match=rf"with the 10 lines of the split valid; {short} has 9"):
+        Files((short,)).similarity(run, "valid", TARGETS)
+    with pytest.raises(UserError, match="there is no"):
+        Files((str(tmp_path / "none"),)).similarity(run, "valid", TARGETS)
+    with pytest.raises(UserError, match="at least one file"):
+        Files()
+    with pytest.raises(UserError, match="none of 10 has them"):
+        Files((lines(tmp_path / "one", TARGETS),), allow_leak=True).similarity(run, "valid", TARGETS)
+
+
+def test_sources_that_were_trained_on_are_refused(tmp_path: Path) -> None:
+    folder = random_run(tmp_path, "+experiment=vanilla_raw")
+    train = (tmp_path / "corpus" / "train.de").read_text().splitlines()
+    run = opened(folder)
+    trained = run.data.text("valid")[1][2]
+    train[17] = trained
+    (tmp_path / "corpus" / "train.de").write_text("".join(line + "\n" for line in train))
+    paths = tuple(lines(tmp_path / f"r{k}", sentences(COUNT, seed=k, words=["a", "b"])) for k in (1, 2))
+    with pytest.raises(UserError, match=r"must not be sources of training .*line 3"):
+        Files(paths).similarity(run, "valid", TARGETS)
+    assert "leaked" in Files(paths, allow_leak=True).similarity(run, "valid", TARGETS).note
+
+
+def test_without_others_it_is_the_corpus_own(run: Finished) -> None:
+    own = run.data.text("valid")[2]
+    found = Known().similarity(run, "valid", TARGETS)
+    assert found.values.tolist() == pytest.approx(
+        [bleu(t, y) for t, y in zip(TARGETS, own, strict=True)], abs=1e-4
+    )
+    assert Known().similarity(run, "valid", own).values.tolist() == pytest.approx([100.0] * COUNT)
+
+
+def test_the_grammar_gives_the_expectation(tmp_path: Path) -> None:
+    sizes = [f"data.source.{split}={count}" for split, count in (("train", 40), ("valid", 6), ("test", 6))]
+    run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=("data=grammar", *sizes)))
+    _, sources, own = run.data.text("valid")
+    grammar = run.job.source.grammar
+    found = Known().similarity(run, "valid", own)
+    for row, source in enumerate(sources):
+        table = grammar.targets(source)
+        expected = sum(
+            p * sacrebleu.sentence_bleu(own[row], [y], tokenize="none").score for y, p in table.items()
+        )
+        assert found.values[row] == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(UserError, match="estimator/references=known"):
+        Files((lines(tmp_path / "x", own),)).similarity(run, "valid", own)
+
+
+def test_other_targets_of_a_table_are_references(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    pairs = [
+        (f"satz {i}", f"sentence {i} {tail}") for i in range(60) for tail in ("a b", "c d e")[: 1 + i % 2]
+    ]
+    path.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs))
+    data = ("data=tatoeba", f"data.root={path}", "data.source.valid=10", "data.source.test=10")
+    run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=(*data, "data.vocabulary.size=60")))
+    _, sources, own = run.data.text("valid")
+    found = Known().similarity(run, "valid", own)
+    for row, source in enumerate(sources):
+        others = [tgt for src, tgt in pairs if src == source and tgt != own[row]]
+        if others:
+            assert found.values[row] == pytest.approx(bleu(own[row], others[0]), abs=1e-4)
+        else:
+            assert np.isnan(found.values[row])
