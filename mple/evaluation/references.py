@@ -4,8 +4,8 @@
     Files(("refs.1.de", "refs.2.de")).similarity(run, "valid", targets)
 
 `similarity` is S̄ of each sentence, the mean sentence BLEU of a text with its references, 0 to 100. Where
-there are others, the corpus' own target is none of them: raw data would be compared with itself. For targets that
-people wrote independently of each other that makes S̄ of raw data an estimate without bias.
+there are others, the corpus' own target is none of them: raw data would be compared with itself. For
+targets that people wrote independently of each other that makes S̄ of raw data an estimate without bias.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,12 @@ from mple.evaluation.finished import Finished
 @dataclass(frozen=True, eq=False)
 class Similarity:
     """values: S̄ of each sentence of a split, in its order; NaN for one that has too few references.
-    note: which references they were.
+    note: which references they were. is_own: they were the corpus' own single target.
     """
 
     values: Float[np.ndarray, "n"]
     note: str
+    is_own: bool = False
 
 
 @runtime_checkable
@@ -61,7 +62,7 @@ class Known:
             targets, [[reference] for reference in references]
         )
         note = "the corpus' own single reference, so raw targets have distance 0 by definition"
-        return Similarity(values, f"{note} (estimator/references=files has others)")
+        return Similarity(values, f"{note} (estimator/references=files has others)", is_own=True)
 
 
 @dataclass(frozen=True)

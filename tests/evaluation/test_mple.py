@@ -103,12 +103,12 @@ def test_what_it_does_not_apply_to_is_refused(tmp_path: Path) -> None:
     run = opened(random_run(tmp_path, "+experiment=vanilla_kd"))
     with pytest.raises(UserError, match="only valid has those of base"):
         MPLE(split="test")(run)
-    with pytest.raises(UserError, match="estimator.beta"):
+    with pytest.raises(UserError, match=r"estimator\.beta"):
         MPLE(beta=-1)
 
 
 def test_joint_intervals_of_ratios() -> None:
-    """A sum whose terms cancel in every sentence has no spread; one term alone is the ratio's own interval."""
+    """A sum whose terms cancel in every sentence has no spread; one term alone is its own interval."""
     draw = np.random.default_rng(0)
     a, b = draw.random(50), draw.integers(1, 5, 50).astype(float)
     assert FAST.ratios([(a, b, 2.0), (a, b, -2.0)]).high == pytest.approx(0, abs=1e-12)
