@@ -63,7 +63,7 @@ class InputLoss:
             return no_hint(np.asarray(corpus.lengths()[1], dtype=np.int64))
         if proxy.input.law not in LAWS:
             raise UserError(
-                f"L_input needs log Q(Z | T, X) of {type(proxy.input).__name__}, and nobody has written it yet: "
+                f"L_input needs log Q(Z | T, X) of {type(proxy.input).__name__}, which is not written yet: "
                 f"mple.estimator.input_loss.LAWS has {', '.join(LAWS)}; got {proxy.input.law!r}"
             )
         module = run.module
