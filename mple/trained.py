@@ -132,7 +132,7 @@ class Trained:
             UserError: a wrong setting, a decoding that this model cannot serve, or a teacher that is no
                 autoregressive run with the same vocabularies.
         """
-        decoding = _made(node, "decoding")
+        decoding = made(node, "decoding")
         is_nat = isinstance(self.model, NAT)
         if is_nat == isinstance(decoding, Beam):
             kind, needed = ("a NAT", "any but beam") if is_nat else ("an autoregressive model", "beam")
@@ -320,10 +320,10 @@ def _model(config: Mapping[str, Any], src_size: int, tgt_size: int, is_joint: bo
     maker = _class(node["_target_"], "module.model")
     own: dict[str, Any] = {}
     if "says_blank" in inspect.signature(maker).parameters:
-        own["says_blank"] = _made(config["proxy_target"], "proxy_target").says_blank
+        own["says_blank"] = made(config["proxy_target"], "proxy_target").says_blank
     size = Size(**config["sizes"][config["size"]])
     with torch.random.fork_rng(devices=[]):
-        partial = _made({**node, "_partial_": True}, "module.model")
+        partial = made({**node, "_partial_": True}, "module.model")
         model = partial(size=size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)
     if not isinstance(model, NAT | Autoregressive):
         raise UserError(f"run must be a model that translates; this one is a {type(model).__name__}")
@@ -356,7 +356,7 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 # --- objects of a configuration that may come from anybody --------------------------------------------
 
 
-def _made(node: Mapping[str, Any], key: str) -> Any:
+def made(node: Mapping[str, Any], key: str) -> Any:
     """What `node` describes, after a look at every class that it names.
 
     Raises:

@@ -6,11 +6,12 @@ original   n_t = max(1, ⌊L(T − t)/T⌋)
 fairseq    n_t = ⌊L(T − t)/T⌋
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mple import checks
@@ -66,8 +67,16 @@ class MaskPredict:
         return self.iterations > 1
 
     def __call__(self, model: NAT, blank: DecoderInput, encoder_out: EncoderOutput) -> Filled:
+        filled, _ = deque(self.passes(model, blank, encoder_out), maxlen=1).pop()
+        return filled
+
+    def passes(
+        self, model: NAT, blank: DecoderInput, encoder_out: EncoderOutput
+    ) -> Iterator[tuple[Filled, Bool[Tensor, "N L"]]]:
+        """The canvases after each pass, and which positions it said."""
         filled = OnePass()(model, blank, encoder_out)
         is_canvas = blank.is_canvas
+        yield filled, is_canvas
         lengths = is_canvas.sum(1)
         for done in range(1, self.iterations):
             counts = SCHEDULES[self.schedule](lengths, done, self.iterations)
@@ -86,4 +95,4 @@ class MaskPredict:
                 model, model.decode(shown, encoder_out), is_masked
             )
             filled = Filled(tokens, log_probs, filled.passes + 1)
-        return filled
+            yield filled, is_masked
