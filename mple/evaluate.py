@@ -33,7 +33,8 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(report, indent=2) + "\n")
-    show(f"{name}: {run.name}", found)
+    if not getattr(evaluation, "is_shown", False):
+        show(f"{name}: {run.name}", found)
     console.print(f"in {path}")
     return found
 

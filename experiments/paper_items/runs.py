@@ -92,6 +92,20 @@ def total_correlation(other: Path | str, text: str = "raw") -> Evaluation:
     return Evaluation("total_correlation", (f"estimator.at={other}", *split), accepts)
 
 
+def latency(other: Path | str) -> Evaluation:
+    """Speed beside the autoregressive run in the folder `other`, one sentence at a time; 200 sentences."""
+    folder = Path(other).resolve()
+
+    def accepts(settings: Mapping[str, Any]) -> bool:
+        asked = settings["estimator"]
+        named, sentences = asked.get("at"), asked.get("sentences")
+        is_enough = (sentences is None or sentences >= 200) and 1 in asked.get("batch_sizes", ())
+        return is_enough and named is not None and Path(named).resolve() in (folder, *folder.parents)
+
+    few = ("estimator.batch_sizes=[1]", "estimator.sentences=200")
+    return Evaluation("latency", (f"estimator.at={other}", *few), accepts)
+
+
 def _reranked(settings: Mapping[str, Any]) -> bool:
     decoding = settings.get("decoding") or {}
     beam = (decoding.get("lengths") or {}).get("beam")
@@ -105,7 +119,6 @@ def _has_files(settings: Mapping[str, Any]) -> bool:
 MPLE = Evaluation("mple")
 """With the references that the data know; `Library.measured` gives Multi30k its descriptions."""
 CONFIDENCE = Evaluation("confidence")
-LATENCY = Evaluation("latency")
 LIKELIHOOD = Evaluation("likelihood")
 OWN = ("likelihood",)
 """Evaluations that are modules of this package and not of evaluate.py."""

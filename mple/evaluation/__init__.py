@@ -12,6 +12,7 @@ from mple.evaluation.finished import Finished
 @runtime_checkable
 class Evaluation(Protocol):
     decodes: ClassVar[bool]
-    """Whether it measures what the run decodes, so that `decoding=` changes it."""
+    """Whether it measures what the run decodes, so that `decoding=` changes it. One that prints tables of its
+    own besides says so with `is_shown = True`, so that its metrics are only kept."""
 
     def __call__(self, run: Finished) -> dict[str, float]: ...

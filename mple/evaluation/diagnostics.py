@@ -41,6 +41,8 @@ class Diagnostics:
         checks.one_of("estimator.split", self.split, ("valid", "test"))
 
     def __call__(self, run: Finished) -> dict[str, float]:
+        # First, for it complains at once where decoding takes minutes.
+        of_choice = of_candidates(run) if len(run.job.candidates) > 1 else {}
         references = run.data.text(self.split)[2]
         outputs = run.translate(self.split, run.module.decoding)
         found = {
@@ -51,9 +53,7 @@ class Diagnostics:
         }
         if isinstance(run.module, NonAutoregressive):
             found |= length_accuracy(run, self.split)
-        if len(run.job.candidates) > 1:
-            found |= of_candidates(run)
-        return found
+        return found | of_choice
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from mple.estimator.gamma import GammaTuning, LineSearch, Search
 from mple.evaluation.finished import Finished
 from mple.evaluation.references import Known, References
 from mple.launch import console
+from mple.proxy_target import AlignedTarget
 from mple.proxy_target.dynamic_kd import DynamicKD
 
 
@@ -48,7 +49,9 @@ class Gamma:
             UserError: not a run of Dynamic KD, distilled texts that are gone, or one reference a sentence.
         """
         target = run.job.target
-        chooser = target if isinstance(target, DynamicKD) else getattr(target, "reference", None)
+        key, chooser = "proxy_target", target
+        if isinstance(target, AlignedTarget):
+            key, chooser = "proxy_target.reference", target.reference
         if not isinstance(chooser, DynamicKD):
             raise UserError(f"estimator=gamma is for a run of Dynamic KD; got {run.name}")
         next(run.batches_with_candidates("valid"))  # complains where there are none
@@ -72,6 +75,6 @@ class Gamma:
             np.asarray(candidates.scores)[has_references],
             truth[has_references],
         )
-        overrides = " ".join(f"proxy_target.gamma.{name}={value:.3g}" for name, value in fit.gamma.items())
-        console.print(f"to train with it: {overrides}")
+        overrides = " ".join(f"{key}.gamma.{name}={value:.3g}" for name, value in fit.gamma.items())
+        console.print(f"to train with it: {overrides}", soft_wrap=True)  # one line, to be pasted
         return fit.metrics(self.beta)

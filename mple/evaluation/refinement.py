@@ -31,6 +31,7 @@ class Refinement:
     """
 
     decodes: ClassVar[bool] = False
+    is_shown: ClassVar[bool] = True
 
     split: str = "valid"
     iterations: int = 4
@@ -59,17 +60,26 @@ class Refinement:
         module = run.module
         assert isinstance(module, NonAutoregressive)
         found = self._estimate()(module.model, _learned(run, self.split))
-        stem = run.folder / "evaluations" / f"refinement-{self.schedule}-{self.iterations}"
+        name = f"refinement-{self.split}-{self.schedule}-{self.iterations}-{self.draws}-{self.seed}"
+        stem = run.folder / "evaluations" / name  # of every setting: none writes over another's
         stem.parent.mkdir(exist_ok=True)
-        rows = [
+        rows: list[Row] = [
             (step, *(found[f"step{step}_{name}_bits_per_token"] for name in COLUMNS))
             for step in range(1, self.iterations + 1)
         ]
         show(rows)
+        if below := [str(row[0]) for row in rows if row[-1] < 0]:
+            console.print(
+                f"C_i is never below 0: at step {', '.join(below)} the model contradicts itself, as one does "
+                "that was rarely shown so much of a target in training"
+            )
         write(rows, stem)
-        console.print(f"table and picture: {stem}.csv, .svg, .png")
+        console.print(f"table and picture: {stem}.csv, .svg, .png", soft_wrap=True)
         return found
 
+
+Row = tuple[float | int, ...]
+"""The step and its COLUMNS."""
 
 COLUMNS = {
     "nat_loss": "all hidden at once",
@@ -90,7 +100,7 @@ def _learned(run: Finished, split: str) -> Iterator[Batch]:
         yield dataclasses.replace(batch, tgt_tokens=target.tokens.masked_fill(~target.counts, PAD))
 
 
-def show(rows: list[tuple[float, ...]]) -> None:
+def show(rows: list[Row]) -> None:
     table = Table(title="bits per token, of each step", title_justify="left")
     for heading in ("step", *COLUMNS.values()):
         table.add_column(heading, justify="right")
@@ -99,7 +109,7 @@ def show(rows: list[tuple[float, ...]]) -> None:
     console.print(table)
 
 
-def write(rows: list[tuple[float, ...]], stem: Path) -> None:
+def write(rows: list[Row], stem: Path) -> None:
     """STEM.csv, STEM.svg and STEM.png."""
     with Path(f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,12 +1,14 @@
 """Diagnostics of finished runs: counted again by hand, choices against the proxy target's own."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sacrebleu
 import torch
 
+from mple.checks import UserError
 from mple.evaluation import Evaluation
 from mple.evaluation.diagnostics import Diagnostics
 from tests.evaluation.test_mple import made
@@ -30,8 +32,9 @@ def test_lengths_are_those_of_the_predictor(tmp_path: Path) -> None:
     run = opened(random_run(tmp_path, "+experiment=vanilla_raw"))
     found = Diagnostics(split="valid")(run)
     off = []
+    model: Any = run.module.model
     for batch in run.data.batches("valid", max_tokens=1):
-        log_probs = run.module.model.length.log_probs(run.module.model.encode(batch.src_tokens))
+        log_probs = model.length.log_probs(model.encode(batch.src_tokens))
         source = int((batch.src_tokens[0] > 2).sum())  # content
         predicted = max(1, source + int(log_probs.argmax()) - log_probs.shape[1] // 2)
         off.append(abs(predicted - int(batch.tgt_lengths)))
@@ -46,9 +49,10 @@ def test_choices_are_the_proxy_targets_own(tmp_path: Path) -> None:
     names = run.job.candidates
     counts, alone = dict.fromkeys(names, 0.0), {"nll_alone": 0.0, "agreement_alone": 0.0}
     total = 0
+    module: Any = run.module
     with torch.no_grad():
         for batch in run.batches_with_candidates("valid"):
-            snapshot = run.module.snapshot(batch, run.module.model.encode(batch.src_tokens))  # type: ignore[union-attr]
+            snapshot = module.snapshot(batch, module.model.encode(batch.src_tokens))
             log = run.job.target(batch, snapshot).log
             total += len(batch)
             for name in names:
@@ -77,3 +81,12 @@ def test_agreement_is_sacrebleus(tmp_path: Path) -> None:
     assert found["agreement_raw_tiny_bleu"] == pytest.approx(np.mean(scores), abs=1e-3)
     same = [a == b for a, b in zip(texts["tiny"], texts["raw"], strict=True)]
     assert found["identical_tiny_raw_percent"] == pytest.approx(100 * np.mean(same))
+
+
+def test_without_the_distilled_texts_it_is_refused_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(random_run(tmp_path, "+experiment=vanilla_dynkd"))
+    monkeypatch.setattr(type(run), "translate", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="distilled texts are gone"):
+        Diagnostics()(run)

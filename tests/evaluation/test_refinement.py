@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,14 +23,12 @@ def test_it_is_of_the_text_that_the_run_learned(tmp_path: Path) -> None:
     found = evaluation(run)
     said = run.data.candidates("valid")
     assert said is not None
-    batches = [
-        dataclasses.replace(batch, tgt_tokens=batch.tgt_candidates[:, 0])
-        for batch in run.batches_with_candidates("valid")
-    ]
+    batches: list[Any] = list(run.batches_with_candidates("valid"))
+    batches = [dataclasses.replace(batch, tgt_tokens=batch.tgt_candidates[:, 0]) for batch in batches]
     expected = Estimate(iterations=3)(run.module.model, batches)  # type: ignore[arg-type]
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-6)
-    stem = run.folder / "evaluations" / "refinement-original-3"
+    stem = run.folder / "evaluations" / "refinement-valid-original-3-1-0"
     rows = list(csv.DictReader(Path(f"{stem}.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     assert float(rows[1]["total_correlation_bits_per_token"]) == pytest.approx(
@@ -37,6 +36,9 @@ def test_it_is_of_the_text_that_the_run_learned(tmp_path: Path) -> None:
     )
     for suffix in ("svg", "png"):
         assert Path(f"{stem}.{suffix}").stat().st_size > 1000
+    kept = Path(f"{stem}.csv").read_bytes()
+    Refinement(iterations=3, seed=1)(run)
+    assert Path(f"{stem}.csv").read_bytes() == kept  # other settings, another file
 
 
 def test_the_first_step_sees_nothing(tmp_path: Path) -> None:
