@@ -70,8 +70,8 @@ class Refinement:
         show(rows)
         if below := [str(row[0]) for row in rows if row[-1] < 0]:
             console.print(
-                f"C_i is never below 0: at step {', '.join(below)} the model contradicts itself, as one does "
-                "that was rarely shown so much of a target in training"
+                f"C_i is never below 0, so at step {', '.join(below)} the estimate is off: the model's "
+                "predictions contradict each other, perhaps for want of Z that reveal so much in training"
             )
         write(rows, stem)
         console.print(f"table and picture: {stem}.csv, .svg, .png", soft_wrap=True)

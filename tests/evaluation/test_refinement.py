@@ -41,7 +41,9 @@ def test_it_is_of_the_text_that_the_run_learned(tmp_path: Path) -> None:
     assert Path(f"{stem}.csv").read_bytes() == kept  # other settings, another file
 
 
-def test_the_first_step_sees_nothing(tmp_path: Path) -> None:
+def test_the_first_step_sees_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its loss is that of plain decoding on the same text."""
     run = made(tmp_path, "+experiment=cmlm_fixed")
     found = Refinement(iterations=2)(run)
@@ -51,6 +53,12 @@ def test_the_first_step_sees_nothing(tmp_path: Path) -> None:
     ]
     total = sum(float(mean.total) for mean in means) / sum(float(mean.count) for mean in means)
     assert found["step1_nat_loss_bits_per_token"] == pytest.approx(total, rel=1e-4)
+    # What cannot be is said: step 2 wholly below 0.
+    impossible = {key: -abs(value) if "step2_total" in key else abs(value) for key, value in found.items()}
+    monkeypatch.setattr(Refinement, "_estimate", lambda _: lambda *_: impossible)
+    capsys.readouterr()
+    Refinement(iterations=2)(run)
+    assert "so at step 2 the estimate is off" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("experiment", ["vanilla_raw", "at"])
