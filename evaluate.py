@@ -12,8 +12,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mple.command import guarded
 from mple.evaluate import evaluate
-from mple.launch import guarded, keep_memory, quiet
+from mple.launch import keep_memory, quiet
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -14,8 +14,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mple.command import guarded
 from mple.input_predictor import ASKED, PredictorJob
-from mple.launch import Job, guarded, keep_memory, quiet
+from mple.launch import Job, keep_memory, quiet
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

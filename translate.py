@@ -17,8 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
+from mple.command import guarded
 from mple.trained import Trained, load
-from mple.translate import Report, Translator, answer, guarded
+from mple.translate import Report, Translator, answer
 
 
 def translator(cfg: DictConfig) -> Translator:

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from mple import checks
 from mple.checks import UserError
+from mple.command import guarded
 from mple.data.stage import disk_may_fill
 from mple.data.vocabulary import Vocabulary
 from mple.model.autoregressive import Autoregressive
 from mple.model.transformer import Embedding, Size
 from mple.trained import VOCABULARY, load
-from mple.translate import guarded
 from mple.types import BLANK, BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK
 
 QUANTIZATIONS = ("float32", "int8")

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from mple.checks import UserError
+from mple.command import guarded
 from mple.explanation import Explanation, explain
 from mple.run import write_text
 from mple.trained import load
-from mple.translate import guarded
 
 TEMPLATE = "explain.html.jinja"
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from mple import onnx_graphs
 from mple.checks import UserError
+from mple.command import guarded
 from mple.data.stage import disk_may_fill
 from mple.model.nat import NAT
 from mple.model_card import model_card, without_places
 from mple.trained import CONFIG, EXPORTED_WEIGHTS, METRICS, VOCABULARY, Trained, load
-from mple.translate import guarded
 
 MARK = "export.json"
 _FORMAT = 1

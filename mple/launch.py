@@ -557,23 +557,3 @@ def quiet() -> None:
     for message in (".*LeafSpec.*", ".*set_vital.*", ".*does not have many workers.*", ".*srun.*"):
         warnings.filterwarnings("ignore", message)
     warnings.filterwarnings("ignore", ".*bfloat16.*")
-
-
-def guarded(main: Any) -> Any:
-    """A user's mistake becomes one line on stderr and exit status 2; anything else keeps its trace."""
-
-    @functools.wraps(main)
-    def run(*arguments: Any) -> Any:
-        try:
-            return main(*arguments)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except hydra.errors.InstantiationException as error:
-            cause = error.__cause__ or error.__context__
-            if not isinstance(cause, UserError):
-                raise
-            print(f"error: {cause}", file=sys.stderr)
-            sys.exit(2)
-
-    return run

@@ -7,20 +7,15 @@
 Memory holds one bucket of lines, which is sorted by length, translated in batches and put back in order.
 """
 
-import contextlib
 import dataclasses
-import functools
 import json
-import os
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TextIO, TypeVar, cast, runtime_checkable
+from typing import Protocol, TextIO, TypeVar, cast, runtime_checkable
 
-import hydra.errors
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -392,31 +387,3 @@ def _say(report: Report, began: float, always: bool, errors: Output) -> None:
     if always or report.split or report.unknown:
         rate = report.lines / (time.monotonic() - began)
         print(f"{report}; {rate:,.0f} lines a second", file=errors)
-
-
-def guarded(main: Any) -> Any:
-    """For a command among pipes: a user's mistake is one line on stderr and exit status 2, a reader that has
-    seen enough and Ctrl-C are no mistakes, anything else keeps its trace."""
-
-    @functools.wraps(main)
-    def run(*arguments: Any) -> Any:
-        try:
-            return main(*arguments)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except hydra.errors.HydraException as error:
-            cause = error.__cause__ or error.__context__
-            if not isinstance(cause, UserError):
-                raise
-            print(f"error: {cause}", file=sys.stderr)
-            sys.exit(2)
-        except BrokenPipeError:
-            # What is still buffered has no reader: or Python would complain about it when it ends.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + 13)  # as if ended by SIGPIPE
-        except KeyboardInterrupt:
-            sys.exit(128 + 2)
-
-    return run

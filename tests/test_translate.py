@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 import translate as command
 from mple.checks import UserError
+from mple.command import guarded
 from mple.decoding.beam import Beam
 from mple.trained import Trained, load
-from mple.translate import Report, Translation, Translator, answer, guarded, split
+from mple.translate import Report, Translation, Translator, answer, split
 from tests.runs import CONF, MAX_LENGTH, random_run, sentences
 
 ROOT = CONF.parent
