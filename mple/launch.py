@@ -54,6 +54,9 @@ console = Console(
 )
 
 TEACHERS = ("tiny", "small", "base", "big")
+DISTILLED_AT_ONCE = 8192
+"""Source tokens that a teacher translates at once where training takes fewer: a step of a small model's beam
+search takes as long for few sentences as for many."""
 _PASSED_ON = (
     "data",
     "budget",
@@ -320,7 +323,7 @@ class Job:
                 folder,
                 name,
                 self.decoding,
-                self.cfg.max_tokens,
+                max(self.cfg.max_tokens, DISTILLED_AT_ONCE),
                 dtype,
             )
             if rate is not None:
