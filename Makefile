@@ -36,10 +36,11 @@ demo: setup ## Plain MLE against GLAT + Dynamic KD on the embedded grammar data 
 table: setup ## Gather all finished runs into one table
 	$(BIN)/python -m experiments.collect
 
-# The study that `paper` and `report` speak of: data=multi30k_de-en root=FOLDER budget=mini seeds=3 jobs=2.
+# The study that `paper` and `report` speak of: data=multi30k_de-en root=FOLDER budget=mini seeds=3. Of small models
+# two runs beside each other (jobs) make more of two cores than one run on both.
 data ?= grammar
 seeds ?= 1
-jobs ?= 1
+jobs ?= 2
 STUDY = --data $(data) --seeds $(seeds) $(if $(budget),--budget $(budget)) $(if $(root),--root $(root))
 paper: setup ## Make all runs, tables and figures of the paper, and the report (data=, budget=, seeds=, root=, jobs=)
 	$(BIN)/python -m experiments.reproduce $(STUDY) --jobs $(jobs)
