@@ -1,12 +1,14 @@
 """The card of an exported model: what it is, how it was made, how good it is, how to use it."""
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mple.trained import Trained
 
-_PLACES = re.compile(r"(?<=\s)(\S*(?:root|path|outputs|start)=)(\"[^\"]*\"|'[^']*'|\S+)")
+_PLACES = re.compile(r"(?<=\s)(\S*(?:root|paths?|outputs|start|run)=)(\"[^\"]*\"|'[^']*'|\S+)")
 
 
 def without_places(command: str) -> str:
@@ -15,7 +17,8 @@ def without_places(command: str) -> str:
 
 
 def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> str:
-    """Markdown. `metrics` is the run's metrics.json; every number of the card is from there."""
+    """Markdown. `metrics` is the run's metrics.json; every number of the card is from there, and L_MPLE from
+    the run's last `estimator=mple`."""
     src, tgt = trained.languages
     config = trained.config
     joint = " (one joint vocabulary)" if trained.src_vocabulary is trained.tgt_vocabulary else ""
@@ -33,6 +36,7 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
         f"target {len(trained.tgt_vocabulary):,}{joint}; training pairs of at most "
         f"{config['data']['max_length']} tokens a side.",
         "## Results\n\n" + _results(metrics),
+        *([_objective(trained.folder)] if "proxy" in _names(config) else []),
         "## Origin\n\n" + _table(("", ""), _origin(metrics)),
     ]
     if graphs:
@@ -86,6 +90,25 @@ def _results(metrics: Mapping[str, Any]) -> str:
         "under the proxy itself.\n\n"
     )
     return said + _table(("metric", *splits), rows) + "\n\n" + _table(("metric", "signature"), signatures)
+
+
+def _objective(folder: Path) -> str:
+    """L̂_MPLE and its parts, as measured last."""
+    files = sorted((folder / "evaluations").glob("mple-*.json"), key=lambda path: path.stat().st_mtime)
+    title = "### L_MPLE\n\n"
+    if not files:
+        return title + "Not measured; `python evaluate.py run=RUN estimator=mple` does."
+    found = json.loads(files[-1].read_text(encoding="utf-8"))
+    rows = [
+        (
+            f"`{name}`",
+            *(f"{found['metrics'][f'{name}{end}_bits_per_token']:.3f}" for end in ("", "_low", "_high")),
+        )
+        for name in ("nat_loss", "target_loss", "input_loss", "mple_loss")
+    ]
+    said = f"Bits per token with 95 % intervals, β = {found['metrics']['beta']:g}: "
+    command = f"`{without_places(found['command'])}`\n\n"
+    return title + said + command + _table(("part", "value", "from", "to"), rows)
 
 
 def _origin(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

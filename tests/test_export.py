@@ -308,3 +308,25 @@ def test_a_graph_that_says_something_else_is_noticed(tmp_path: Path) -> None:
     onnx_graphs.write(nat(seed=1), tmp_path)
     with pytest.raises(UserError, match="they differ by"):
         onnx_graphs._compare(nat(seed=2), tmp_path)
+
+
+def test_the_card_has_l_mple_where_it_was_measured(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs["nat"], tmp_path / "run"))
+    export(run, tmp_path / "before", onnx=False)
+    assert "Not measured; `python evaluate.py" in (tmp_path / "before" / "README.md").read_text()
+    values = {"nat_loss": 2.5, "target_loss": -6.25, "input_loss": 0.5, "mple_loss": -3.25}
+    metrics = {
+        f"{name}{end}_bits_per_token": value + move
+        for name, value in values.items()
+        for end, move in (("", 0), ("_low", -0.125), ("_high", 0.125))
+    }
+    command = f"python evaluate.py run={run} estimator=mple"
+    report = {"command": command, "metrics": metrics | {"beta": 0.2}}
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "mple-0.json").write_text(json.dumps(report))
+    export(run, tmp_path / "after", onnx=False)
+    card = (tmp_path / "after" / "README.md").read_text()
+    assert "| mple_loss | -3.250 | -3.375 | -3.125 |" in card.replace("`mple_loss`", "mple_loss")
+    assert "β = 0.2: `python evaluate.py run=FOLDER estimator=mple`" in card
+    export(runs["at"], tmp_path / "at", onnx=False)
+    assert "L_MPLE" not in (tmp_path / "at" / "README.md").read_text()
