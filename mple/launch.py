@@ -42,7 +42,6 @@ from mple.distill import distill
 from mple.estimator.text import TextScore
 from mple.model.transformer import Size
 from mple.modules.update import UpdateModule
-from mple.proxy_input.blank import Blank
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
 
@@ -149,11 +148,11 @@ class Job:
             if not self.is_student:
                 kind, needed = ("an autoregressive model", "beam")
             raise UserError(f"decoding must be {needed} for {kind}; got {type(self.decoding).__name__}")
-        if self.proxy is not None and self.decoding.needs_masks and isinstance(self.proxy.input, Blank):
+        if self.proxy is not None and self.decoding.needs_masks and self.proxy.input.law == "none":
             name = "input_sampling" if isinstance(self.decoding, InputSampling) else "mask_predict"
             raise UserError(
                 f"decoding={name} shows the decoder some of its own tokens, which only a model trained "
-                f"with a partly revealed Z has learned to read; {self.cfg.name} has proxy_input=blank"
+                f"with a partly revealed Z has learned to read; the Z of {self.cfg.name} reveals nothing"
             )
 
     def _identity(self) -> dict[str, Any]:

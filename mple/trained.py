@@ -51,7 +51,6 @@ MASK_PREDICTOR_WEIGHTS = "mask_predictor.pt"
 VANILLA_CONFIG, VANILLA_WEIGHTS = "vanilla.yaml", "vanilla.pt"
 
 _PACKAGE = "mple."
-_NO_MASKS = "mple.proxy_input.blank.Blank"
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Trained:
             raise UserError(f"decoding must be {needed} for {kind}; got {type(decoding).__name__}")
         if isinstance(decoding, Beam):
             return dataclasses.replace(self, decoding=decoding, teacher=None)
-        if decoding.needs_masks and self.config.get("proxy_input", {}).get("_target_") == _NO_MASKS:
+        if decoding.needs_masks and made(self.config["proxy_input"], "proxy_input").law == "none":
             raise UserError(
                 f"decoding={type(decoding).__name__} shows the decoder some of its own tokens, so it needs a "
                 f"model that was trained with a partly revealed Z (CMLM, GLAT); {self.name} was not"

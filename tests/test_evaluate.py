@@ -201,7 +201,7 @@ def test_c_is_refused_where_it_means_nothing(tmp_path: Path, nat: Path) -> None:
 
 def test_a_decoding_that_the_model_cannot_serve_is_refused(nat: Path) -> None:
     run = opened(nat)
-    with pytest.raises(UserError, match="vanilla_raw has proxy_input=blank"):
+    with pytest.raises(UserError, match="the Z of vanilla_raw reveals nothing"):
         run.decode_with(Decode(TopLengths(beam=1), MaskPredict(iterations=4)))
     run.decode_with(Decode(TopLengths(beam=1), MaskPredict(iterations=1)))  # one pass shows nothing
 

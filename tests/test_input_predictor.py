@@ -175,7 +175,9 @@ def test_runs_that_cannot_serve_are_refused(runs: dict[str, Path], tmp_path: Pat
 )
 def test_a_proxy_input_names_its_law(proxy_input: ProxyInput, law: Law) -> None:
     assert LAWS[proxy_input.law] == law
-    assert Blank().law not in LAWS
+    for blank in (Blank(), FixedMask(0), Glancing(0, 0)):
+        assert blank.law == "none"
+    assert "none" not in LAWS
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -255,7 +257,7 @@ def test_input_sampling_is_the_same_in_evaluate_and_translate(runs: dict[str, Pa
 def test_input_sampling_is_refused_where_it_cannot_be(runs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="which is trained for a finished run"):
         job("+experiment=glat_raw", "decoding=input_sampling")
-    with pytest.raises(UserError, match="vanilla_raw has proxy_input=blank"):
+    with pytest.raises(UserError, match="the Z of vanilla_raw reveals nothing"):
         opened(runs["vanilla"]).decode_with(InputSampling())
     node = {"_target_": "mple.decoding.input_sampling.InputSampling"}
     with pytest.raises(UserError, match="must have a trained input predictor"):

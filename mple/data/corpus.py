@@ -15,7 +15,8 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -368,10 +369,14 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def tracked(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """The items, with a bar of progress and remaining time if the standard error is a terminal."""
+def tracked(
+    items: Iterable[T], label: str, total: int | None = None, every_seconds: float = 30.0
+) -> Iterator[T]:
+    """The items; meanwhile the standard error has a bar with the time left, or lines now and then if it is no
+    terminal. `total` is their number where they do not know it themselves.
+    """
     if not sys.stderr.isatty():
-        yield from items
+        yield from _said_now_and_then(items, label, total, every_seconds)
         return
     columns = (
         rich.progress.TextColumn("{task.description}"),
@@ -382,3 +387,18 @@ def tracked(items: Iterable[T], label: str, total: int | None = None) -> Iterato
     )
     with rich.progress.Progress(*columns, console=Console(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=label)
+
+
+def _said_now_and_then(
+    items: Iterable[T], label: str, total: int | None, every_seconds: float
+) -> Iterator[T]:
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    began = said = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done and now - said >= every_seconds:
+            said = now
+            left = "" if total is None else f", {(now - began) / done * (total - done) / 60:.1f} min left"
+            print(f"{label}: {done:,}{'' if total is None else f'/{total:,}'}{left}", file=sys.stderr)
+        yield item

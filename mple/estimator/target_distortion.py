@@ -143,7 +143,7 @@ def check_leak(sources: Sequence[str], train_sources: Iterable[str], allow: bool
         first = ", ".join(f"line {number} ({stripped[number - 1][:60]!r})" for number in lines[:_NAMED])
         more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
         raise UserError(
-            f"sources must not be sources of training unless that is allowed (allow_leak); "
+            f"sources must not be sources of training unless estimator.references.allow_leak=true; "
             f"{len(lines)} of {len(stripped)} are: {first}{more}"
         )
     return len(lines)

@@ -4,7 +4,6 @@ l = ⌊0.2 L⌋ tokens are revealed
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mple import checks
 from mple.proxy_input import reveal
@@ -31,10 +30,12 @@ class FixedMask:
 
     ratio: float | int = 0.2
 
-    law: ClassVar[str] = "given_count"
-
     def __post_init__(self) -> None:
         checks.number("proxy_input.ratio", self.ratio, 0, 0.99)
+
+    @property
+    def law(self) -> str:
+        return "given_count" if self.ratio else "none"
 
     def __call__(self, batch: Batch, target: Target, snapshot: Snapshot) -> DecoderInput:
         counts = glanced_count(target.lengths, float(self.ratio))

@@ -92,6 +92,8 @@ class Glancing:
 
     @property
     def law(self) -> str:
+        if not self.start and not self.stop:
+            return "none"
         return "given_count" if self.choice == "uniform" else self.choice
 
     def ratio(self, step: int, total: int) -> float:

@@ -19,6 +19,7 @@ from mple.data.corpus import (
     arrow_writer,
     prepare,
     token_lists,
+    tracked,
     write_corpus,
 )
 from mple.data.grammar import Grammar
@@ -104,6 +105,17 @@ def test_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.Monke
     assert fingerprint([(0, "a b", "c"), (1, "d", "e"), (2, "", "x")]) == base
     assert fingerprint([(0, "a", "c"), (1, "b d", "e")]) != base
     assert fingerprint([(0, "a b", "c"), (2, "d", "e")]) != base
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(tracked("abc", "letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""  # not for what takes no time
+    assert list(tracked(iter("abc"), "letters", every_seconds=0.0)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "letters: 1\nletters: 2\n"
+    assert list(tracked(iter("abc"), "letters", 3, every_seconds=0.0)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "letters: 1/3, 0.0 min left\nletters: 2/3, 0.0 min left\n"
+    assert list(tracked("ab", "letters", every_seconds=0.0)) == ["a", "b"]
+    assert capsys.readouterr().err == "letters: 1/2, 0.0 min left\n"
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:

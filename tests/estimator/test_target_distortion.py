@@ -158,8 +158,8 @@ class TestLeak:
         with pytest.raises(UserError) as caught:
             check_leak(sources, (f" seen {i} " for i in range(4)))
         assert str(caught.value) == (
-            "sources must not be sources of training unless that is allowed (allow_leak); 4 of 6 are: "
-            "line 2 ('seen 0'), line 3 ('seen 1'), line 4 ('seen 2') and 1 more"
+            "sources must not be sources of training unless estimator.references.allow_leak=true; "
+            "4 of 6 are: line 2 ('seen 0'), line 3 ('seen 1'), line 4 ('seen 2') and 1 more"
         )
 
     def test_allowed_ones_are_counted(self) -> None:
