@@ -88,6 +88,20 @@ class Checkpoints(pl.Callback):
         ]
         return average_states(states)
 
+    def warning(self, averaged: float, margin: float = 1.0) -> str | None:
+        """What to say where the mean of the best checkpoints, with its value `averaged`, is worse than
+        the best of them by more than `margin`. A mean assumes weights that lie near each other; where
+        validations are few, "the best" are early ones too.
+        """
+        value, update = self.best[0]
+        if averaged >= value - margin:
+            return None
+        updates = ", ".join(f"{one:,}" for one in sorted(one for _, one in self.best))
+        return (
+            f"the mean of the checkpoints of updates {updates} has {self.monitor} {averaged:.2f}, that of "
+            f"update {update:,} alone {value:.2f}: average fewer of them (average_best=1) or train longer"
+        )
+
 
 def average_states(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Arithmetic mean of floating-point entries, in float32; other entries come from the first."""

@@ -392,6 +392,8 @@ class Job:
         state = torch.load(run.folder / "averaged.pt", map_location="cpu", weights_only=True)
         module.load_state_dict(state)
         trainer.validate(module, datamodule=data, verbose=False)  # of the averaged weights, for sweeps
+        if (warning := checkpoints.warning(module.results[checkpoints.monitor])) and trainer.is_global_zero:
+            console.print(warning)
         trainer.test(module, datamodule=data, verbose=False)
         minutes = module.minutes()
         metrics = self._metrics(module, data, minutes)
