@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from mple.command import guarded
 from mple.evaluate import evaluate
-from mple.launch import keep_memory, quiet
+from mple.launch import quiet
+from mple.memory import keep_memory
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from mple.command import guarded
 from mple.input_predictor import ASKED, PredictorJob
-from mple.launch import Job, keep_memory, quiet
+from mple.launch import Job, quiet
+from mple.memory import keep_memory
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
 from mple.command import guarded
+from mple.memory import keep_memory
 from mple.trained import Trained, load
 from mple.translate import Report, Translator, answer
 
@@ -59,6 +60,7 @@ def translate(cfg: DictConfig, source: BinaryIO, output: TextIO, errors: TextIO)
 def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("translate.py reads one text, so that -m (--multirun) has no meaning")
+    keep_memory()
     sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
     translate(cfg, sys.stdin.buffer, sys.stdout, sys.stderr)
 

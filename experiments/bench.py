@@ -48,7 +48,8 @@ from torch.utils.benchmark import Measurement, TaskSpec
 
 from mple import bleu
 from mple.decoding.beam import Beam
-from mple.launch import Job, hardware_has_bf16, keep_memory, quiet
+from mple.launch import Job, hardware_has_bf16, quiet
+from mple.memory import keep_memory
 from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
 from mple.modules.update import UpdateModule

@@ -8,8 +8,6 @@ train       resumes from last.ckpt by itself; a finished run does nothing
 test        with the mean of the best checkpoints; metrics.json and one table
 """
 
-import contextlib
-import ctypes
 import functools
 import json
 import logging
@@ -62,18 +60,17 @@ _PASSED_ON = (
     "sizes",
     "teacher_updates",
     "max_tokens",
-    "optimizer",
     "trainer",
     "logger",
     "outputs",
 )
-"""Overrides that a student's command hands on to the commands of its teachers."""
+"""Overrides that a student's command hands on to the commands of its teachers: not the optimizer, so that
+students that sweep it have the same teachers; theirs is the budget's."""
 _PASSED_TO_START = (
-    *(name for name in _PASSED_ON if name not in ("optimizer", "teacher_updates")),
+    *(name for name in _PASSED_ON if name != "teacher_updates"),
     *("student_updates", "teacher_seed", "module", "vanilla_input", "seed", "size"),
 )
-"""Overrides handed on to the run that gives a run its first weights: not the optimizer, which is the second
-stage's own."""
+"""Overrides handed on to the run that gives a run its first weights: here too not the optimizer."""
 
 OmegaConf.register_new_resolver("divide", lambda a, b: max(1, round(a / b)), replace=True)
 
@@ -543,15 +540,6 @@ def wandb_logger(project: str, run: Run, config: dict[str, Any]) -> WandbLogger:
         config=config,
         resume="allow",
     )
-
-
-def keep_memory() -> None:
-    """Let glibc keep large blocks that are freed: a CPU training step frees and takes the same buffers again
-    and again, and each return to the kernel is paid for in page faults. Does nothing on another libc."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block of its own mapping
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not give back
 
 
 def quiet() -> None:

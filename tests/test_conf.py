@@ -127,6 +127,14 @@ def test_a_run_starts_from_a_run_of_the_same_seed_and_data() -> None:
     assert [row[0] for row in made.plan()][-2:] == ["start: vanilla_kd", "train and test: oaxe_50k"]
 
 
+def test_students_that_sweep_the_optimizer_share_their_teachers() -> None:
+    made, other = (job("+experiment=vanilla_kd", *more) for more in ((), ("optimizer.lr=0.1",)))
+    assert made.run.folder != other.run.folder
+    assert {n: t.run.folder for n, t in made.teachers().items()} == {
+        n: t.run.folder for n, t in other.teachers().items()
+    }
+
+
 def test_a_start_at_the_last_update_is_that_experiment_itself() -> None:
     first = job("+experiment=oaxe_300k").first_stage()
     assert first is not None
