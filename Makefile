@@ -28,7 +28,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --no-deps -e .
 	@touch $@
 
-demo: setup ## Plain MLE against GLAT + Dynamic KD on the embedded grammar data (about 8 minutes on 2 CPU cores)
+demo: setup ## Plain MLE against GLAT + Dynamic KD on the embedded grammar data (about 10 minutes on 2 CPU cores)
 	$(BIN)/python train.py +experiment=vanilla_raw
 	$(BIN)/python train.py +experiment=glat_dynkd
 	$(BIN)/python -m experiments.collect

@@ -8,10 +8,13 @@
 The same command again resumes an interrupted run and skips a finished one.
 """
 
+import subprocess
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mple.command import guarded
@@ -26,9 +29,17 @@ def main(cfg: DictConfig) -> float:
     """Returns validation BLEU, which is what an optimising sweep looks at."""
     quiet()
     keep_memory()
-    overrides = list(HydraConfig.get().overrides.task)
-    kind = PredictorJob if HydraConfig.get().job.config_name == "input_predictor" else Job
-    metrics = kind(cfg, overrides).execute()
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    kind = PredictorJob if hydra_config.job.config_name == "input_predictor" else Job
+    job = kind(cfg, overrides)
+    if hydra_config.mode == RunMode.MULTIRUN and cfg.trainer.devices != 1:
+        # Lightning starts the further processes of a job by the command line, which here is that of all jobs.
+        own = [part for part in overrides if not part.lstrip("+").startswith("sweep=")]
+        program = [sys.executable, str(Path(__file__).resolve()), f"-cn={hydra_config.job.config_name}"]
+        if status := subprocess.run([*program, *own]).returncode:
+            sys.exit(status)
+    metrics = job.execute()
     return metrics["valid"]["tokenised_bleu"]
 
 

@@ -11,6 +11,7 @@ from mple.data.corpus import tracked
 from mple.data.datamodule import TranslationData
 from mple.decoding.beam import Beam
 from mple.model.autoregressive import Autoregressive
+from mple.processes import is_first, share, wait_until
 from mple.types import PAD
 
 
@@ -25,10 +26,11 @@ def distill(
     precision: torch.dtype,
     part_size: int = 4096,
 ) -> float | None:
-    """Write the teacher's target of every sentence of a split into `folder`.
+    """Write the teacher's target of every sentence of a split into `folder`; the processes of a run share it.
 
-    Returns sentences per second, or None when all was there already. Each sentence's target is a function of
-    the sentence and the teacher alone, whatever batch it was decoded in (up to rounding in bf16).
+    Returns sentences per second of this process, or None when all was there already. Each sentence's target
+    is a function of the sentence and the teacher alone, whatever batch it was decoded in (up to rounding in
+    bf16).
     """
     writer = DistilledWriter(folder, data.corpus(split), teacher, part_size)
     if writer.is_finished():
@@ -36,7 +38,9 @@ def distill(
     device = next(model.parameters()).device
     model.eval()
     began, sentences = time.perf_counter(), 0
-    for part in tracked(writer.missing(), f"distilling {split} with {teacher}, parts of {part_size}"):
+    parts = share(writer.missing())
+    label = f"distilling {split} with {teacher}, parts of {part_size}"
+    for part in tracked(parts, label) if is_first() else parts:
         rows = writer.rows(part)
         targets: dict[int, np.ndarray] = {}
         for batch in data.batches(split, rows, max_tokens=max_tokens):
@@ -47,5 +51,9 @@ def distill(
         lines = data.corpus(split).lines[rows]
         writer.write(part, [targets[int(line)] for line in lines])
         sentences += len(rows)
+    if not is_first():
+        wait_until(writer.is_finished)
+        return None
+    wait_until(lambda: not writer.missing())
     writer.finish()
     return sentences / (time.perf_counter() - began)

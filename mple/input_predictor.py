@@ -31,6 +31,7 @@ from mple.model.nat import NAT
 from mple.modules.input_predictor import InputPredictor
 from mple.modules.non_autoregressive import NonAutoregressive
 from mple.optimizer import Adam
+from mple.processes import alone, is_first
 from mple.proxy_target import AlignedTarget
 from mple.run import key_of, provenance, write_text
 from mple.tracking import RunLog
@@ -148,10 +149,19 @@ class PredictorJob:
         if self.results.exists():
             console.print(f"finished already: {self.folder}")
             return json.loads(self.results.read_text())
+        data = self.data()  # what is wrong with it is said before anything is made
+        with alone({self.folder: f"the input predictor of {self.run.name}"}):
+            return self._make(data)
+
+    def _make(self, data: Any) -> dict[str, Any]:
+        if self.results.exists():
+            console.print(f"finished meanwhile: {self.folder}")
+            return json.loads(self.results.read_text())
         run, updates = self.run, self.settings["updates"]
         console.print(f"input predictor of {run.name}, P(t|X) of {self.vanilla.name}, {updates:,} updates")
-        module, data = self.module(), self.data()
-        self._keep()
+        module = self.module()
+        if is_first():
+            self._keep()
         checkpoints = Checkpoints(self.folder, "valid/mask_log_prob_bits_per_token", keep=1)
         resume = self._resume_point()
         logger = RunLog(self.folder, resume_from=resume)
@@ -173,6 +183,7 @@ class PredictorJob:
         if trainer.is_global_zero:
             write_whole(best, self.folder / MASK_PREDICTOR_WEIGHTS)
             write_text(self.results, json.dumps(results, indent=2) + "\n")
+        trainer.strategy.barrier()
         logger.finalize("success")
         nll = results["valid"]["mask_nll_bits_per_token"]
         console.print(f"masks: {nll:.3f} bits per token on valid; in {self.folder}")

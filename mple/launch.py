@@ -24,7 +24,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -40,6 +39,7 @@ from mple.distill import distill
 from mple.estimator.text import TextScore
 from mple.model.transformer import Size
 from mple.modules.update import UpdateModule
+from mple.processes import alone, is_first
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 console = Console(
     highlight=False,
     width=None if sys.stdout.isatty() else 160,
-    quiet=getattr(rank_zero_only, "rank", 0) != 0,  # of several processes one speaks
+    quiet=not is_first(),  # of several processes one speaks
 )
 
 TEACHERS = ("tiny", "small", "base", "big")
@@ -67,7 +67,7 @@ _PASSED_ON = (
 """Overrides that a student's command hands on to the commands of its teachers: not the optimizer, so that
 students that sweep it have the same teachers; theirs is the budget's."""
 _PASSED_TO_START = (
-    *(name for name in _PASSED_ON if name != "teacher_updates"),
+    *_PASSED_ON,
     *("student_updates", "teacher_seed", "module", "vanilla_input", "seed", "size"),
 )
 """Overrides handed on to the run that gives a run its first weights: here too not the optimizer."""
@@ -252,8 +252,7 @@ class Job:
         rows += [(f"data: {name}", stage.is_done(), "") for name, stage in stages.items()]
         for name, job in self.teachers().items():
             rows.append((f"teacher: {name}", job.run.is_finished(), job.command))
-            done = all((job.distilled_folder() / s / "distilled.json").exists() for s in ("train", "valid"))
-            rows.append((f"distilled: {name}", done, ""))
+            rows.append((f"distilled: {name}", not job.undistilled(), ""))
         first = self.first_stage()
         if first is not None:
             rows.append((f"start: {first.run.experiment}", first.run.is_finished(), first.command))
@@ -279,12 +278,36 @@ class Job:
             console.print(f"finished already: {self.run.folder}")
             return self.run.metrics()
         self.show_plan()
+        self.data(self.cfg.seed).setup()  # what is wrong with the data is said before anything is made
+        with alone({job.run.folder: job.run.experiment for job in self._unfinished()}):
+            return self._make()
+
+    def _unfinished(self) -> list["Job"]:
+        """This job and those that it needs, as far as they are still to be made."""
+        if self.run.is_finished():
+            return []
+        first = self.first_stage()
+        teachers = [job for job in self.teachers().values() if not job.run.is_finished() or job.undistilled()]
+        return [self, *teachers, *(first._unfinished() if first is not None else [])]
+
+    def undistilled(self) -> list[str]:
+        """The splits that this teacher has still to translate."""
+        return [
+            s for s in ("train", "valid") if not (self.distilled_folder() / s / "distilled.json").exists()
+        ]
+
+    def _make(self) -> dict[str, Any]:
+        """What `execute` does while no other job makes any part of it."""
+        if self.run.is_finished():
+            console.print(f"finished meanwhile: {self.run.folder}")
+            return self.run.metrics()
         teachers = self.teachers()
         for name, job in teachers.items():
             job.execute_teacher(name)
         first = self.first_stage()
         if first is not None and not first.run.is_finished():
-            first.execute()
+            first.show_plan()
+            first._make()
         data = self.data(
             self.cfg.seed, self.candidates, {n: job.distilled_folder() for n, job in teachers.items()}
         )
@@ -300,9 +323,7 @@ class Job:
             data = self.data(self.cfg.seed)
             data.setup()
             self.fit_and_test(data)
-        splits = [
-            s for s in ("train", "valid") if not (self.distilled_folder() / s / "distilled.json").exists()
-        ]
+        splits = self.undistilled()
         if not splits:
             return
         data = self.data(0)
@@ -369,8 +390,9 @@ class Job:
 
     def fit_and_test(self, data: TranslationData) -> dict[str, Any]:
         run, cfg = self.run, self.cfg
-        run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command)
-        run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
+        if is_first():
+            run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command)
+            run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
         module = self.module(data)
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)
@@ -385,17 +407,20 @@ class Job:
             raise UserError(
                 f"no validation happened in {cfg.updates} updates: valid_every={cfg.valid_every} is too large"
             )
-        write_whole(checkpoints.average(), run.folder / "averaged.pt")
+        if is_first():
+            write_whole(checkpoints.average(), run.folder / "averaged.pt")
+        trainer.strategy.barrier()
         state = torch.load(run.folder / "averaged.pt", map_location="cpu", weights_only=True)
         module.load_state_dict(state)
         trainer.validate(module, datamodule=data, verbose=False)  # of the averaged weights, for sweeps
-        if (warning := checkpoints.warning(module.results[checkpoints.monitor])) and trainer.is_global_zero:
+        if warning := checkpoints.warning(module.results[checkpoints.monitor]):
             console.print(warning)
         trainer.test(module, datamodule=data, verbose=False)
         minutes = module.minutes()
         metrics = self._metrics(module, data, minutes)
-        if trainer.is_global_zero:
+        if is_first():
             self._write_results(module, metrics)
+        trainer.strategy.barrier()  # then it is finished for all
         for logger in loggers:
             logger.finalize("success")
         if "wandb" in (cfg.get("logger") or {}):

@@ -118,12 +118,14 @@ def test_every_job_of_a_sweep_makes_its_objects(name: str) -> None:
 
 
 def test_a_run_starts_from_a_run_of_the_same_seed_and_data() -> None:
-    made = job("+experiment=oaxe_50k", "seed=2", "optimizer.lr=0.1", "student_updates=1200", "data=grammar")
+    settings = ["seed=2", "optimizer.lr=0.1", "student_updates=1200", "teacher_updates=700", "data=grammar"]
+    made = job("+experiment=oaxe_50k", *settings)
     first = made.first_stage()
     assert first is not None
     assert (first.cfg.name, first.cfg.seed, first.cfg.updates) == ("vanilla_kd", 2, 200)
     assert first.cfg.optimizer.lr != 0.1
     assert made.cfg.updates == 400
+    assert first.teachers()["base"].run.folder == made.teachers()["base"].run.folder
     assert [row[0] for row in made.plan()][-2:] == ["start: vanilla_kd", "train and test: oaxe_50k"]
 
 

@@ -11,11 +11,9 @@ under the final name is a finished one. Its `manifest.json` says what it was mad
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mple.checks import UserError
+from mple.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class Stage:
             return self.folder
         with disk_may_fill(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(self.folder.with_name(f".{self.folder.name}.lock"), self.name):
+            with locked(self.folder.with_name(f".{self.folder.name}.lock"), self.name):
                 if not self.is_done():  # another process may have built it while this one waited
                     self._build(build, resumable)
         return self.folder
@@ -132,26 +131,6 @@ def disk_may_fill(path: Path) -> Iterator[None]:
                 ) from error
             cause = cause.__context__
         raise
-
-
-@contextlib.contextmanager
-def _lock(path: Path, name: str) -> Iterator[None]:
-    """Only one process at a time, released by the kernel when its holder dies; leaves no file behind."""
-    while True:
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("waiting for another process that is building %s", name)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # The file may have been deleted by its last holder while this process waited: then try again.
-            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def _versions() -> dict[str, str]:

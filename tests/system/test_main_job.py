@@ -178,3 +178,25 @@ def test_a_multirun_makes_every_run(tmp_path: Path) -> None:
     status, _, err = train(tmp_path / "alone", "+experiment=glat_raw")
     assert status == 0, err
     assert_same_run(run_folder(tmp_path / "alone", "glat_raw"), run_folder(tmp_path, "glat_raw"))
+
+
+def test_jobs_beside_each_other_share_a_teacher(tmp_path: Path) -> None:
+    jobs = [start(tmp_path, "+experiment=vanilla_kd", f"seed={seed}") for seed in (1, 2, 3)]
+    ended = [(job.communicate(timeout=240), job.returncode) for job in jobs]
+    assert all(status == 0 for _, status in ended), ended
+    assert sum("teacher base: " in out for (out, _), _ in ended) == 1  # the others found it
+    assert len(list(tmp_path.glob("at_base/grammar/*/seed1/metrics.json"))) == 1
+    assert len(list(tmp_path.glob("vanilla_kd/grammar/*/seed*/metrics.json"))) == 3
+    assert not list(tmp_path.rglob(".*"))  # no locks, nothing half-made
+
+
+def test_a_multirun_of_jobs_on_two_devices(tmp_path: Path) -> None:
+    """Teachers are trained and distilled by both processes, and each job has a pair of its own."""
+    status, out, err = train(tmp_path, "-m", "+experiment=vanilla_kd,glat_kd", "trainer.devices=2")
+    assert status == 0, err
+    assert out.count("teacher base: ") == 1
+    for experiment in ("at_base", "vanilla_kd", "glat_kd"):
+        folder = run_folder(tmp_path, experiment)
+        assert metrics_of(folder)["experiment"] == experiment
+        assert len((folder / "hypotheses.test.txt").read_text().splitlines()) == 40
+    assert not list(tmp_path.rglob(".*"))

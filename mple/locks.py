@@ -1,0 +1,52 @@
+"""A lock file: one process at a time.
+
+with locked(folder / ".lock", "at_tiny"):
+    ...                                   # what others wait for; or they find it finished
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from mple.checks import UserError
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
+    """Holds the lock file `path`. While another process does, this one says so and waits.
+
+    The kernel releases the lock when its holder dies, however it dies; the file goes with the holder.
+
+    Raises:
+        UserError: another process holds it, and this one is not to wait.
+    """
+    while True:
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                if not waits:
+                    raise UserError(
+                        f"{what} is being made by {holder}: start again when it is done"
+                    ) from None
+                log.info("waiting for %s, which makes %s", holder, what)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The file may have been deleted by its last holder while this process waited: then try again.
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                continue
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
