@@ -75,6 +75,20 @@ _PASSED_TO_START = (
 OmegaConf.register_new_resolver("divide", lambda a, b: max(1, round(a / b)), replace=True)
 
 
+def as_far_as(update: int, updates: int, warmup_steps: int) -> int:
+    """The update of a run that is as far as `update` of the paper's 300,000 (App. G). Its warm-up of 10,000
+    and what follows are scaled each by itself: a short run warms up for a larger share of its updates, and
+    in a warm-up little is learned.
+    """
+    warmup_steps = min(warmup_steps, updates)
+    if update <= 10_000:
+        return max(1, round(warmup_steps * update / 10_000))
+    return max(1, round(warmup_steps + (updates - warmup_steps) * (update - 10_000) / 290_000))
+
+
+OmegaConf.register_new_resolver("as_far_as", as_far_as, replace=True)
+
+
 def hardware_has_bf16() -> bool:
     """True where bf16 is computed by units of its own, so that autocast to it is faster than float32."""
     if torch.cuda.is_available():

@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
-from mple.launch import Job
+from mple.launch import Job, as_far_as
 
 CONF = Path(__file__).parents[1] / "conf"
 STRATEGIES = ("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding", "optimizer")
@@ -122,11 +122,28 @@ def test_a_run_starts_from_a_run_of_the_same_seed_and_data() -> None:
     made = job("+experiment=oaxe_50k", *settings)
     first = made.first_stage()
     assert first is not None
-    assert (first.cfg.name, first.cfg.seed, first.cfg.updates) == ("vanilla_kd", 2, 200)
+    assert (first.cfg.name, first.cfg.seed, first.cfg.updates) == ("vanilla_kd", 2, 338)
     assert first.cfg.optimizer.lr != 0.1
     assert made.cfg.updates == 400
     assert first.teachers()["base"].run.folder == made.teachers()["base"].run.folder
     assert [row[0] for row in made.plan()][-2:] == ["start: vanilla_kd", "train and test: oaxe_50k"]
+
+
+@pytest.mark.parametrize(
+    ("update", "updates", "warmup_steps", "expected"),
+    [
+        (10_000, 300_000, 10_000, 10_000),  # the paper's own
+        (50_000, 300_000, 10_000, 50_000),
+        (300_000, 300_000, 10_000, 300_000),
+        (5_000, 1000, 200, 100),
+        (10_000, 1000, 200, 200),
+        (155_000, 1000, 200, 600),  # half of what follows the warm-up
+        (300_000, 1000, 200, 1000),
+        (50_000, 24, 200, 24),  # a run that only warms up
+    ],
+)
+def test_as_far_as_in_the_paper(update: int, updates: int, warmup_steps: int, expected: int) -> None:
+    assert as_far_as(update, updates, warmup_steps) == expected
 
 
 def test_students_that_sweep_the_optimizer_share_their_teachers() -> None:
