@@ -29,11 +29,12 @@ def measure(folder: Path, split: str = "test") -> dict[str, float]:
     from mple.evaluation.finished import Finished
     from mple.evaluation.total_correlation import sentence_losses
     from mple.modules.non_autoregressive import NonAutoregressive
+    from mple.proxy_target.raw import Raw
 
     run = Finished.open(folder)
     if not isinstance(run.module, NonAutoregressive):
         raise UserError(f"likelihood is of a NAT, whose length is given; {run.name} is none")
-    losses = sentence_losses(run, split)
+    losses = sentence_losses(run, split, Raw())
     return Bootstrap().bits_per_token(losses.nats, losses.tokens).metrics("nat_loss_raw", "bits_per_token")
 
 

@@ -72,27 +72,27 @@ class TotalCorrelation:
 
 
 @torch.no_grad()
-def sentence_losses(run: Finished, split: str) -> SentenceLosses:
+def sentence_losses(run: Finished, split: str, target: TextTarget | None = None) -> SentenceLosses:
     """−log P(T | X) of every sentence in nats: of a NAT given the length, of an AT with eos.
 
-    T is the text that the run learned, told apart by its fingerprint.
+    target: T; None for the text that the run learned. Which it was is told apart by its fingerprint.
 
     Raises:
         UserError: the split lacks it.
     """
     module: Any = run.module
-    text = run.job.target.text
+    text = (target or run.job.target).text
     corpus = run.data.corpus(split)
     position = {int(line): row for row, line in enumerate(corpus.lines)}
     nats = np.zeros(len(corpus), dtype=np.float64)
     tokens = np.zeros(len(corpus), dtype=np.int64)
     digests: dict[int, bytes] = {}
-    for batch in run.batches_with_candidates(split):
+    for batch in run.batches_with_candidates(split) if target is None else run.batches(split):
         encoder_out = module.model.encode(batch.src_tokens)
         if isinstance(module, NonAutoregressive):
-            target = laid_out(text(batch))
-            labels, counts = target.tokens, target.counts
-            output = module.model.decode(module.model.blank(target.lengths), encoder_out)
+            laid = laid_out(text(batch))
+            labels, counts = laid.tokens, laid.counts
+            output = module.model.decode(module.model.blank(laid.lengths), encoder_out)
         else:
             labels, counts = module.labelled(batch)
             output = module.model.decode(module.model.prefixes(text(batch)), encoder_out)

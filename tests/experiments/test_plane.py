@@ -114,6 +114,20 @@ def test_likelihood_is_that_of_the_runs_test(corners: list[Path], capsys: pytest
     assert found["nat_loss_raw_low_bits_per_token"] < expected < found["nat_loss_raw_high_bits_per_token"]
 
 
+def test_likelihood_is_of_the_references_whatever_was_learned(tmp_path: Path) -> None:
+    """The same weights have one likelihood, also in a run that learned a teacher's text."""
+    raw = random_run(tmp_path, "+experiment=vanilla_raw")
+    kd = random_run(tmp_path, "+experiment=glat_kd")
+    shutil.copy(raw / "averaged.pt", kd / "averaged.pt")
+    GlobalHydra.instance().clear()
+    assert [likelihood.main([str(folder)]) for folder in (raw, kd)] == [0, 0]
+    one, two = (
+        json.loads((folder / "evaluations" / "likelihood-0.json").read_text())["metrics"]
+        for folder in (raw, kd)
+    )
+    assert one == two
+
+
 def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     GlobalHydra.instance().clear()
     assert main([str(tmp_path / name) for name in "abc"]) == 1
