@@ -1,9 +1,10 @@
 """One HTML page with every table and figure, the paper's numbers beside ours, and a verdict on each claim.
 
-    python -m experiments.report --data grammar          # outputs/paper/report.html
+    python -m experiments.report --data grammar     # outputs/paper/report.html and report_grammar.md
 
-The page needs nothing else: no script, no font, no file beside it. It reads finished runs only; what is
-missing is listed with its command.
+The page needs nothing else: no script, no font, no file beside it. The Markdown says the same for a
+repository; its pictures are the items' files beside it. Both read finished runs only; the page lists
+what is missing.
 """
 
 import argparse
@@ -22,6 +23,19 @@ from experiments.paper_items.runs import Library, Study
 from mple.checks import UserError
 
 MARKS = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?")}
+
+RULE = (
+    "Each part of a claim is a number that the claim says is above 0. It holds where its 95% interval lies "
+    "above 0, and does not where the interval lies below; otherwise nothing can be told. A claim holds if "
+    "all of its parts do, and does not if any does not. The interval is over seeds where there are at least "
+    "two, otherwise over the test sentences of one seed, which says whether these two models differ and not "
+    "whether the methods do."
+)
+NUMBERS = (
+    "The paper's numbers are of WMT14 En-De (WMT17 Zh-En in Tables 7 and 8) and of models many times larger: "
+    "compare orders and signs, not values. Ours are means, ± the sample standard deviation over n seeds; "
+    f"without ± it is one seed. {MISSING} is not measured."
+)
 
 STYLE = """
 :root {
@@ -120,8 +134,8 @@ def figure_html(one: Item) -> str:
     return f'<figure class="scroll" tabindex="0">{svg}</figure>'
 
 
-def origin_html(lines: Iterable[Line]) -> str:
-    """Seeds, machine, date and commit of the runs behind a table."""
+def origin_of(lines: Iterable[Line]) -> str:
+    """Seeds, machine, date and commit of the runs behind a table; empty where there are none."""
     runs = [run for line in lines for run in line.runs]
     if not runs:
         return ""
@@ -129,7 +143,7 @@ def origin_html(lines: Iterable[Line]) -> str:
     for name in ("date", "machine", "commit"):
         values = dict.fromkeys(str(run.record[name]) for run in runs if run.record.get(name))
         parts += [f"{name} {', '.join(values)}"] if values else []
-    return f'<p class="origin">{html.escape("; ".join(parts))}</p>'
+    return "; ".join(parts)
 
 
 def missing_html(commands: Sequence[str]) -> str:
@@ -141,10 +155,11 @@ def missing_html(commands: Sequence[str]) -> str:
 
 def item_html(one: Item) -> str:
     notes = "".join(f'<p class="origin">{html.escape(note)}</p>' for note in one.notes)
+    origin = f'<p class="origin">{html.escape(origin_of(one.lines))}</p>' if one.lines else ""
     return (
         f'<section id="{one.name}"><h2>{html.escape(one.title)}</h2>'
         f'<p class="lead">{html.escape(one.about)}</p>{table_html(one)}{figure_html(one)}{notes}'
-        f"{origin_html(one.lines)}{missing_html([str(entry) for entry in one.missing])}</section>"
+        f"{origin}{missing_html([str(entry) for entry in one.missing])}</section>"
     )
 
 
@@ -165,8 +180,6 @@ def verdict_html(verdict: Verdict) -> str:
 
 def page(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -> str:
     """The whole page."""
-    counted = [sum(verdict.outcome == outcome for verdict in verdicts) for outcome in (HOLDS, FAILS, OPEN)]
-    counts = "{} hold, {} do not, {} cannot be told".format(*counted)
     links = "".join(f'<a href="#{one.name}">{html.escape(one.title.partition(":")[0])}</a>' for one in items)
     return f"""<!doctype html>
 <html lang="en">
@@ -179,17 +192,11 @@ def page(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -> st
 <body>
 <main>
 <h1>On the Learning of Non-Autoregressive Transformers, in miniature</h1>
-<p class="lead">The paper's tables and figures on <code>{html.escape(study.data)}</code>. The
-paper's numbers are of WMT14 En-De (WMT17 Zh-En in Tables 7 and 8) and of models many times larger:
-compare orders and signs, not values. Ours are means, ± the sample standard deviation over n seeds;
-without ± it is one seed. {MISSING} is not measured.</p>
+<p class="lead">The paper's tables and figures on <code>{html.escape(study.data)}</code>.
+{html.escape(NUMBERS)}</p>
 <nav><a href="#claims">Claims</a>{links}</nav>
-<section id="claims"><h2>The paper's claims at this scale: {counts}</h2>
-<p class="lead">Each part of a claim is a number that the claim says is above 0. It holds where its
-95% interval lies above 0, and does not where the interval lies below; otherwise nothing can be
-told. A claim holds if all of its parts do, and does not if any does not. The interval is over seeds
-where there are at least two, otherwise over the test sentences of one seed, which says whether
-these two models differ and not whether the methods do.</p>
+<section id="claims"><h2>The paper's claims at this scale: {tally(verdicts)}</h2>
+<p class="lead">{html.escape(RULE)}</p>
 {"".join(map(verdict_html, verdicts))}
 </section>
 {"".join(map(item_html, items))}
@@ -199,8 +206,64 @@ these two models differ and not whether the methods do.</p>
 """
 
 
+def tally(verdicts: Sequence[Verdict]) -> str:
+    counted = [sum(verdict.outcome == outcome for verdict in verdicts) for outcome in (HOLDS, FAILS, OPEN)]
+    return "{} hold, {} do not, {} cannot be told".format(*counted)
+
+
+def table_markdown(one: Item) -> list[str]:
+    """The item's table; a column has the paper's numbers where the paper has any."""
+    shown = [column for column in one.columns if any(column in line.cells for line in one.lines)]
+    papers = {
+        column: any(line.cells.get(column, Cell()).paper is not None for line in one.lines)
+        for column in shown
+    }
+    head = [""]
+    for column in shown:
+        head += [f"{column}, paper"] * papers[column] + [f"{column}, ours" if papers[column] else column]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for line in one.lines:
+        cells = [line.label]
+        for column in shown:
+            cell, form = line.cells.get(column, Cell()), one.columns[column]
+            cells += [item.paper_text(cell.paper, form)] * papers[column]
+            cells.append(item.ours_text(cell.ours, form))
+        rows.append(cells)
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+
+
+def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -> str:
+    """What the page says, with links to the pictures beside it."""
+    text = [
+        f"# The paper's tables and figures on {study.data}",
+        NUMBERS,
+        f"## The paper's claims at this scale: {tally(verdicts)}",
+        RULE,
+    ]
+    for verdict in verdicts:
+        mark = MARKS[verdict.outcome][1]
+        lines = [f"- {mark} **{verdict.outcome}**: {verdict.claim} ({verdict.source})."]
+        lines += [
+            f"  - {MARKS[part.outcome][1]} {part.text.replace('|', chr(92) + '|')}: {part.numbers}"
+            for part in verdict.parts
+        ]
+        text.append("\n".join([*lines, *([f"  - {verdict.caveat}"] if verdict.caveat else [])]))
+    for one in items:
+        if not one.is_measured:
+            continue
+        text += [f"## {one.title}", one.about, "\n".join(table_markdown(one))]
+        if one.figure is not None:
+            text.append(f"![{one.title}]({one.stem}.svg)")
+        notes = [*one.notes, *([origin] if (origin := origin_of(one.lines)) else [])]
+        text += ["\n".join(f"- {note}" for note in notes)] if notes else []
+    missing = {str(entry) for one in items for entry in one.missing}
+    if missing:
+        text.append(f"{len(missing)} commands are still to be given; `make paper` gives them.")
+    return "\n\n".join(text) + "\n"
+
+
 def write(study: Study, path: Path, second: str | None = None) -> Path:
-    """Make all items and verdicts, and write the page.
+    """Make all items and verdicts, and write the page, and `report_DATA.md` beside it.
 
     Raises:
         UserError: there is no finished run of the data.
@@ -214,9 +277,12 @@ def write(study: Study, path: Path, second: str | None = None) -> Path:
             f"no finished run of data {study.data!r} below {study.outputs}; make one with: {command}"
         )
     library = Library(replace(study))
-    text = page(study, items, [claim(library) for claim in claims.CLAIMS])
+    verdicts = [claim(library) for claim in claims.CLAIMS]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(page(study, items, verdicts), encoding="utf-8")
+    path.with_name(f"{path.stem}_{study.data}.md").write_text(
+        markdown(study, items, verdicts), encoding="utf-8"
+    )
     return path
 
 

@@ -120,6 +120,32 @@ def test_missing_commands_are_listed(tmp_path: Path) -> None:
     )
 
 
+def test_the_markdown_says_what_the_page_says(tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+    page = Page(report.write(Study(tmp_path), tmp_path / "to" / "report.html").read_text(encoding="utf-8"))
+    text = (tmp_path / "to" / "report_grammar.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text  # it is made for a repository: no folder of this machine
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings[0].startswith("The paper's claims at this scale: ")
+    said = " ".join(page.text)
+    assert len(headings) > 10
+    assert all(heading in said for heading in headings)
+    for verdict in re.findall(
+        r"^- . \*\*(?:holds|does not hold|cannot tell)\*\*: (.+)\.$", text, re.MULTILINE
+    ):
+        assert verdict in said
+    numbers = [
+        cell.strip()
+        for line in text.splitlines()
+        if line.startswith("| ")
+        for cell in re.split(r"(?<!\\)\|", line)[2:-1]
+    ]
+    assert sum(cell[:1].isdigit() for cell in numbers) > 50
+    assert all(cell in said for cell in numbers if cell[:1].isdigit())
+    for picture in re.findall(r"\]\((\w+)\.svg\)", text):
+        assert picture.partition("_")[0] in ITEMS
+
+
 def test_without_runs_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
