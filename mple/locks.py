@@ -5,6 +5,7 @@ with locked(folder / ".lock", "at_tiny"):
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
     """Holds the lock file `path`. While another process does, this one says so and waits.
 
-    The kernel releases the lock when its holder dies, however it dies; the file goes with the holder.
+    The kernel releases the lock when its holder dies, however it dies; the file goes with the holder. On a
+    file system that has no locks nobody waits, which is said.
 
     Raises:
         UserError: another process holds it, and this one is not to wait.
@@ -39,6 +41,10 @@ def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
                     ) from None
                 log.info("waiting for %s, which makes %s", holder, what)
                 fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                log.warning("%s has no file locks: let no other job make %s meanwhile", path.parent, what)
             # The file may have been deleted by its last holder while this process waited: then try again.
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 continue

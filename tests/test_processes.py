@@ -1,5 +1,6 @@
 """Jobs beside each other, and the processes of one run."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -52,6 +53,18 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     holder.process.join()
     with locked(tmp_path / ".lock", "at_tiny", waits=False):
         pass
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with locked(tmp_path / ".lock", "at_tiny"):
+        assert "has no file locks: let no other job make at_tiny meanwhile" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_first_process_of_a_run_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
