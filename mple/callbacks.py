@@ -14,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mple import checks
 from mple.data.stage import disk_may_fill
 
+AT_LEAST = 0.8
+"""Least validation BLEU of a checkpoint that is averaged, as a share of the best one's."""
+
 
 def write_whole(value: object, path: Path) -> None:
     """`torch.save` that leaves the old file or the new one, never half of one."""
@@ -78,28 +81,37 @@ class Checkpoints(pl.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = [(float(value), int(update)) for value, update in state["best"]]
 
-    def average(self) -> dict[str, torch.Tensor]:
-        """The mean of the best checkpoints, in float32; what is not floating point comes from the best one.
+    @property
+    def averaged(self) -> list[tuple[float, int]]:
+        """(value, update) of the checkpoints that are averaged, best first: those of the best that are at
+        least `AT_LEAST` times as good as the best one.
 
-        Source: App. G of the paper (best 5 by validation BLEU).
+        A mean assumes weights that lie near each other. In a long run all of the best do; where validations
+        are few, "the best five" are early ones too, and a mean with them is far worse than the best alone.
+        """
+        best = self.best[0][0]
+        return [entry for entry in self.best if entry[0] == best or best <= 0 or entry[0] >= AT_LEAST * best]
+
+    def average(self) -> dict[str, torch.Tensor]:
+        """The mean of `averaged`, in float32; what is not floating point comes from the best one.
+
+        Source: App. G of the paper (best 5 by validation BLEU), which has no need to leave any out.
         """
         states = [
-            torch.load(self.path(update), map_location="cpu", weights_only=True) for _, update in self.best
+            torch.load(self.path(update), map_location="cpu", weights_only=True)
+            for _, update in self.averaged
         ]
         return average_states(states)
 
-    def warning(self, averaged: float, margin: float = 1.0) -> str | None:
-        """What to say where the mean of the best checkpoints, with its value `averaged`, is worse than
-        the best of them by more than `margin`. A mean assumes weights that lie near each other; where
-        validations are few, "the best" are early ones too.
-        """
-        value, update = self.best[0]
-        if averaged >= value - margin:
+    def warning(self, value: float, margin: float = 1.0) -> str | None:
+        """What to say where the mean, with its `value`, is worse than the best one by more than `margin`."""
+        best, update = self.best[0]
+        if value >= best - margin:
             return None
-        updates = ", ".join(f"{one:,}" for one in sorted(one for _, one in self.best))
+        updates = ", ".join(f"{one:,}" for one in sorted(one for _, one in self.averaged))
         return (
-            f"the mean of the checkpoints of updates {updates} has {self.monitor} {averaged:.2f}, that of "
-            f"update {update:,} alone {value:.2f}: average fewer of them (average_best=1) or train longer"
+            f"the mean of the checkpoints of updates {updates} has {self.monitor} {value:.2f}, that of "
+            f"update {update:,} alone {best:.2f}: average fewer of them (average_best=1) or train longer"
         )
 
 
