@@ -44,7 +44,13 @@ class RunLog(Logger):
 
     @rank_zero_only
     def _forget_after(self, step: int) -> None:
-        kept = [line for line in self.read() if line["step"] <= step] if step else []
+        kept: list[dict[str, float | int]] = []
+        for line in self.read():
+            if line["step"] > step or not step:
+                break
+            kept.append(line)
+            if line["step"] == step and any(key.startswith("valid/") for key in line):
+                break  # the checkpoint was written then; what follows is done again
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 

@@ -166,9 +166,11 @@ class UpdateModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seconds"] = 60 * self.minutes()
+        checkpoint["results"] = dict(self.results)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seconds_before = checkpoint["seconds"]
+        self.results = dict(checkpoint["results"])  # a run that was killed in its test has nothing to train
 
     # --- evaluation -----------------------------------------------------------------------------------
 

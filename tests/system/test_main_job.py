@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,23 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert status == 0, err
     assert f"at update {reached}" in out
     assert_same_run(run_folder(tmp_path / "whole", experiment), folder)
+
+
+def test_a_run_killed_in_its_test_is_tested_again(tmp_path: Path) -> None:
+    arguments = ["+experiment=vanilla_raw"]
+    status, _, err = train(tmp_path, *arguments)
+    assert status == 0, err
+    folder = run_folder(tmp_path, "vanilla_raw")
+    whole = Path(shutil.copytree(folder, tmp_path / "whole"))
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:-1]))  # the last one is the test's
+    for name in ("metrics.json", "averaged.pt", "hypotheses.test.txt", "samples.jsonl", "metrics.csv"):
+        (folder / name).unlink()
+    status, out, err = train(tmp_path, *arguments)
+    assert status == 0, err
+    assert "at update 8" in out
+    assert_same_run(whole, folder)
+    assert metrics_of(folder)["tokens_per_second"] == metrics_of(whole)["tokens_per_second"]
 
 
 def assert_same_run(expected: Path, found: Path) -> None:
