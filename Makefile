@@ -42,8 +42,8 @@ data ?= grammar
 seeds ?= 1
 jobs ?= 2
 STUDY = --data $(data) --seeds $(seeds) $(if $(budget),--budget $(budget)) $(if $(root),--root $(root))
-paper: setup ## Make all runs, tables and figures of the paper, and the report (data=, budget=, seeds=, root=, jobs=)
-	$(BIN)/python -m experiments.reproduce $(STUDY) --jobs $(jobs)
+paper: setup ## Make all runs, tables, figures and the report (data=, budget=, seeds=, root=, jobs=, only=table1,table2)
+	$(BIN)/python -m experiments.reproduce $(STUDY) --jobs $(jobs) $(if $(only),--only $(only))
 
 report: setup ## One page with all tables, figures and verdicts, from finished runs
 	$(BIN)/python -m experiments.report $(STUDY)

@@ -2,6 +2,7 @@
 
     python -m experiments.reproduce --data grammar --budget minutes --seeds 3
     python -m experiments.reproduce --data multi30k_de-en --root FOLDER --dry-run
+    python -m experiments.reproduce --data multi30k_de-en --root FOLDER --only table1,table2,table3
 
 Every training and evaluation is a command of its own, as an item prints it, and finished ones are skipped:
 the same command again goes on where it was interrupted. The order: autoregressive models first, since
@@ -37,10 +38,12 @@ STAGES = {TRAIN: "train", PREDICT: "input predictor", EVALUATE: "evaluate"}
 OF_SECOND = ("table7", "table8")
 
 
-def makers(data: str, second: str | None) -> list[tuple[Callable[[Library], Item], str]]:
+def makers(
+    data: str, second: str | None, only: Sequence[str] = ITEMS
+) -> list[tuple[Callable[[Library], Item], str]]:
     """Every item and the data set that it is made of."""
     second = second or SECOND.get(data)
-    chosen = [(name, second if name in OF_SECOND else data) for name in ITEMS]
+    chosen = [(name, second if name in OF_SECOND else data) for name in ITEMS if name in only]
     return [
         (importlib.import_module(f"experiments.paper_items.{name}").make, where)
         for name, where in chosen
@@ -48,20 +51,24 @@ def makers(data: str, second: str | None) -> list[tuple[Callable[[Library], Item
     ]
 
 
-def make_all(study: Study, second: str | None = None) -> list[Item]:
+def make_all(study: Study, second: str | None = None, only: Sequence[str] = ITEMS) -> list[Item]:
     """All items as far as their runs are there."""
-    return [make(Library(replace(study, data=data))) for make, data in makers(study.data, second)]
+    return [make(Library(replace(study, data=data))) for make, data in makers(study.data, second, only)]
 
 
-def missing(study: Study, second: str | None = None) -> list[Missing]:
-    """All commands that are missing, each once, in an order in which they can be given."""
+def missing(study: Study, second: str | None = None, only: Sequence[str] = ITEMS) -> list[Missing]:
+    """All commands that are missing, each once, in an order in which they can be given.
+
+    The claims need a few runs more than the items: where only some items are wanted they are left out.
+    """
     found: list[Missing] = []
-    for one in make_all(study, second):
+    for one in make_all(study, second, only):
         found += [entry for entry in one.missing if entry not in found]
-    library = Library(study)
-    for claim in claims.CLAIMS:
-        claim(library)
-    found += [entry for entry in library.missing if entry not in found]
+    if set(only) == set(ITEMS):
+        library = Library(study)
+        for claim in claims.CLAIMS:
+            claim(library)
+        found += [entry for entry in library.missing if entry not in found]
     return sorted(found, key=rank)
 
 
@@ -104,6 +111,7 @@ def execute(
     keep_going: bool,
     call: Callable[[Sequence[str]], int],
     jobs: int = 1,
+    only: Sequence[str] = ITEMS,
 ) -> int:
     """Stage by stage, each for what exists by then; returns the number of commands that failed.
 
@@ -124,7 +132,7 @@ def execute(
                 failed.append(f"status {status}: {shlex.join(command)}")
 
     for stage, verb in STAGES.items():
-        commands = [entry for entry in missing(study, second) if entry.stage == stage]
+        commands = [entry for entry in missing(study, second, only) if entry.stage == stage]
         places = {id(entry): f"{verb} {k}/{len(commands)}" for k, entry in enumerate(commands, start=1)}
         for _, group in itertools.groupby(commands, rank):
             with ThreadPoolExecutor(jobs) as pool:
@@ -137,12 +145,28 @@ def execute(
     return len(failed)
 
 
+def chosen(only: str | None) -> Sequence[str]:
+    """The items that `--only` names, all without it.
+
+    Raises:
+        UserError: there is no such item.
+    """
+    if only is None:
+        return ITEMS
+    names = only.split(",")
+    for name in names:
+        if name not in ITEMS:
+            raise UserError(f"--only takes {', '.join(ITEMS)}, with commas between; got {name!r}")
+    return names
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 where everything was made, 1 with a line where something failed."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.reproduce", description=(__doc__ or "").splitlines()[0]
     )
     item.arguments(parser)
+    parser.add_argument("--only", metavar="ITEMS", help=f"these, with commas between: {', '.join(ITEMS)}")
     parser.add_argument("--second", metavar="NAME", help="data set of Tables 7 and 8 (the other direction)")
     parser.add_argument("--jobs", type=int, default=1, help="commands at a time; they share the cores (1)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
@@ -150,16 +174,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         study = item.study(options)
+        only = chosen(options.only)
         if options.dry_run:
-            commands = missing(study, options.second)
+            commands = missing(study, options.second, only)
             print("\n".join(map(str, commands)) if commands else "nothing is missing")
             return 0
         whole("--jobs", options.jobs, 1)
         call = partial(run, jobs=options.jobs)
-        failed = execute(study, options.second, options.keep_going, call, options.jobs)
+        failed = execute(study, options.second, options.keep_going, call, options.jobs, only)
         from experiments import report
 
-        for one in make_all(study, options.second):
+        for one in make_all(study, options.second, only):
             if one.is_measured:
                 item.write(one, options.to)
         path = report.write(study, options.to / "report.html", options.second)

@@ -170,7 +170,8 @@ class UpdateModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seconds_before = checkpoint["seconds"]
-        self.results = dict(checkpoint["results"])  # a run that was killed in its test has nothing to train
+        # A run that was killed in its test has nothing to train; checkpoints before 7aef87e have no results.
+        self.results = dict(checkpoint.get("results", {}))
 
     # --- evaluation -----------------------------------------------------------------------------------
 

@@ -124,10 +124,26 @@ def test_the_second_pair_is_the_other_direction(tmp_path: Path) -> None:
     assert not any("data.src_lang" in str(entry) for entry in reproduce.missing(Study(tmp_path)))
 
 
+def test_only_some_items_and_what_these_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--outputs", str(tmp_path), "--to", str(tmp_path / "to"), "--only"]
+    assert reproduce.main([*arguments, "table1,table10", "--dry-run"]) == 0
+    names = {line.split()[2] for line in capsys.readouterr().out.splitlines()}
+    assert {"+experiment=at", "+experiment=vanilla_raw", "+experiment=at_kd"} <= names
+    assert not any(name.startswith(("+experiment=axe", "+experiment=glat")) for name in names)
+    study, only = Study(tmp_path), ["table1", "table10"]
+    assert reproduce.execute(study, None, False, Pretended(tmp_path), only=only) == 0
+    assert reproduce.missing(study, None, only) == []
+    assert reproduce.missing(study) != []
+    assert reproduce.main([*arguments, "table10"]) == 0
+    assert {path.stem for path in (tmp_path / "to").iterdir()} >= {"table10_grammar", "report"}
+    assert not list((tmp_path / "to").glob("figure2*"))
+
+
 def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (["--seeds", "0"], "--seeds must be"),
         (["--data", "x"], "--data must be the name"),
+        (["--only", "table1,table6"], "--only takes figure2, "),
     ):
         assert reproduce.main(["--outputs", str(tmp_path), "--dry-run", *arguments]) == 1
         (line,) = capsys.readouterr().err.splitlines()
