@@ -10,13 +10,12 @@ Encoder states are shared with the training pass. Nothing runs until a strategy 
 never look ahead.
 """
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mple.model.nat import NAT
+from mple.model.reading import Reading, logits_of, read
 from mple.randomness import Draws
 from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
 
@@ -73,7 +72,7 @@ class Snapshot:
             found[is_canvas] = (said - self._read().normaliser[is_canvas]).clamp(max=0)
         return found
 
-    def _read(self) -> "Reading":
+    def _read(self) -> Reading:
         if self._reading is None:
             self._reading = read(self.output.features, self.output.weight, self.inputs.is_canvas)
         return self._reading
@@ -159,48 +158,4 @@ class Snapshot:
         )
 
 
-class Reading(NamedTuple):
-    """What the vocabulary is asked for: log Σ_v exp(logit) of every position, and its most probable token."""
-
-    normaliser: Float[Tensor, "B L"]
-    best: Int[Tensor, "B L"]
-
-
-@torch.no_grad()
-def read(
-    features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
-) -> Reading:
-    """Reads the vocabulary at the positions of the canvas; 0 and `pad` elsewhere.
-
-    Logits are made some positions at a time, in the autocast type: all at once they would be the widest
-    tensor of the step, and most of its time would go into moving it.
-    """
-    states, table = _cast(features[is_canvas]), _cast(weight)
-    normalisers, tokens = [], []
-    with torch.autocast(features.device.type, enabled=False):
-        for some in states.split(max(1, _CHUNK // len(table))):
-            logits = some @ table.T
-            tokens.append(logits.argmax(-1))
-            normalisers.append(logits.float().logsumexp(-1))
-    normaliser = torch.zeros(is_canvas.shape, device=features.device)
-    best = torch.full(is_canvas.shape, PAD, device=features.device)
-    normaliser[is_canvas], best[is_canvas] = torch.cat(normalisers), torch.cat(tokens)
-    return Reading(normaliser, best)
-
-
-@torch.no_grad()
-def logits_of(
-    features: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]
-) -> Float[Tensor, "N"]:
-    """The logit of one token at each position, summed in float32."""
-    return torch.linalg.vecdot(_cast(features).float(), _cast(weight)[tokens].float())
-
-
-def _cast(values: Tensor) -> Tensor:
-    device = values.device.type
-    return values.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else values
-
-
-_CHUNK = 2**21
-"""Logits made at once."""
 _WIDTH = 1 << 20  # more than any canvas is long

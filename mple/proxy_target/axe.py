@@ -21,12 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mple import checks
+from mple.model.reading import normalisers
 from mple.proxy_target import ProxyTarget
 from mple.snapshot import Snapshot
 from mple.types import BLANK, PAD, Batch, DecoderOutput, Mean, Penalty, Target
-
-_CHUNK = 2**21
-"""Logits made at once."""
 
 _NEVER = 1e5
 """Nats of what is not allowed: far above any alignment that is, which always exists, and finite."""
@@ -123,17 +121,9 @@ def canvas_nll(
     autocast type, and again in float32 where they are wanted. What is outside the canvas has no meaning.
     """
     with torch.no_grad():
-        features, weight = output.features, output.weight
-        device = features.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
-        states, table = features.to(dtype), weight.to(dtype)
-        with torch.autocast(device, enabled=False):
-            rows = max(1, _CHUNK // len(table))
-            normalisers = [(some @ table.T).float().logsumexp(-1) for some in states[is_canvas].split(rows)]
-            normaliser = torch.zeros(is_canvas.shape, device=features.device)
-            normaliser[is_canvas] = torch.cat(normalisers)
-            logits = canvas_logits(output, functional.pad(tokens, (0, 1), value=BLANK))  # (B, T + 1, L)
-            nll = (normaliser.unsqueeze(1) - logits).clamp_min(0)  # rounding alone would make it negative
+        normaliser = normalisers(output.features, output.weight, is_canvas)
+        logits = canvas_logits(output, functional.pad(tokens, (0, 1), value=BLANK))  # (B, T + 1, L)
+        nll = (normaliser.unsqueeze(1) - logits).clamp_min(0)  # rounding alone would make it negative
     return nll[:, :-1], nll[:, -1]
 
 

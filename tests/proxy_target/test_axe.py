@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mple.checks import UserError
 from mple.objective.cross_entropy import CrossEntropy
-from mple.proxy_target import AlignedTarget, ProxyTarget, axe
+from mple.proxy_target import AlignedTarget, ProxyTarget
 from mple.proxy_target.axe import AXE, VARIANTS, Alignment, alignment, canvas_nll
 from mple.proxy_target.dynamic_kd import DynamicKD
 from mple.proxy_target.kd import KD
@@ -299,11 +299,7 @@ def logits_of(lengths: Sequence[int], seed: int = 0) -> tuple[Tensor, Target, De
     return logits, Target(tokens, counts, tokens), DecoderInput(shown, torch.zeros_like(counts))
 
 
-@pytest.mark.parametrize("chunk", [1, 3 * VOCABULARY, 2**21])
-def test_what_the_model_says_of_every_token_at_every_position(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(axe, "_CHUNK", chunk)
+def test_what_the_model_says_of_every_token_at_every_position() -> None:
     logits, target, _ = logits_of([5, 2, 7])
     nll, blank_nll = canvas_nll(output_of(logits), target.counts, target.tokens)
     log_probs = logits.log_softmax(-1)
