@@ -41,8 +41,9 @@ table: setup ## Gather all finished runs into one table
 data ?= grammar
 seeds ?= 1
 jobs ?= 2
-STUDY = --data $(data) --seeds $(seeds) $(if $(budget),--budget $(budget)) $(if $(root),--root $(root))
-paper: setup ## Make all runs, tables, figures and the report (data=, budget=, seeds=, root=, jobs=, only=table1,table2)
+STUDY = --data $(data) --seeds $(seeds) $(if $(budget),--budget $(budget)) $(if $(root),--root $(root)) \
+	$(if $(records),--records $(records))
+paper: setup ## Make all runs, tables, figures and the report (data=, budget=, seeds=, root=, jobs=, only=table1,table2, records=)
 	$(BIN)/python -m experiments.reproduce $(STUDY) --jobs $(jobs) $(if $(only),--only $(only))
 
 report: setup ## One page with all tables, figures and verdicts, from finished runs

@@ -99,11 +99,10 @@ def better(library: Library, text: str, left: Training, right: Training) -> Part
     part = above(text, of_test(ours, "tokenised_bleu"), of_test(theirs, "tokenised_bleu"), "BLEU")
     if part.value is None or part.interval is not None:
         return part
-    texts = [runs.hypotheses(found[0]) for found in (ours, theirs)]
-    prepared = runs.test_text(ours[0])
-    if prepared is None or any(lines is None or len(lines) != len(prepared[1]) for lines in texts):
+    mine, other = runs.sentence_counts(ours[0]), runs.sentence_counts(theirs[0])
+    if mine is None or other is None or len(mine) != len(other):
         return part
-    found = bleu_difference(texts[0] or [], texts[1] or [], prepared[1])
+    found = bleu_difference(mine, other)
     return Part(text, found.value, found, OVER_SENTENCES, "sacreBLEU")
 
 

@@ -36,7 +36,7 @@ def updates(library: Library) -> int:
 def trainings(library: Library) -> tuple[Training, Training, Training]:
     count = f"updates={updates(library)}"
     initial = Training("vanilla_raw", (count,), "figure1_initial")
-    runs = library.runs(initial, note=False)
+    runs = [run for run in library.runs(initial, note=False) if run.has_weights]
     folder = str(runs[0].folder) if runs else library.future(initial, 1).removesuffix(")")
     start = f"start={folder}/last.ckpt" + ("" if runs else ")")
     return (
@@ -54,7 +54,7 @@ def measured(library: Library) -> tuple[list[Finished], Mapping[str, Any] | None
     grid = initial.measured(PLANE) if initial else None
     if grid is None:
         folders = [
-            str(run.folder) if run else library.future(training, 1)
+            library.folder(training, run) if run else library.future(training, 1)
             for run, training in zip(runs, wanted, strict=True)
         ]
         library.miss(Missing(("python", "-m", "experiments.paper_items.plane", *folders), EVALUATE))

@@ -182,6 +182,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="seeds 1 … N are wanted of each run (1)")
     parser.add_argument("--budget", help="only runs of this budget, and new ones with it (the data's own)")
     parser.add_argument("--root", help="data.root of the commands that are printed (as in finished runs)")
+    parser.add_argument("--records", type=Path, help="recorded runs count as made: experiments/results/runs")
     parser.add_argument(
         "--to", type=Path, default=Path("outputs/paper"), help="where to write (outputs/paper)"
     )
@@ -190,7 +191,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def study(options: argparse.Namespace) -> Study:
     if options.seeds < 1:
         raise UserError(f"--seeds must be a whole number of at least 1; got {options.seeds}")
-    return Study(options.outputs, options.data, options.seeds, options.budget, options.root)
+    if options.records is not None and not options.records.is_dir():
+        raise UserError(f"--records must be a folder that experiments.record wrote; got {options.records}")
+    return Study(options.outputs, options.data, options.seeds, options.budget, options.root, options.records)
 
 
 def main(make: Callable[[Library], Item], arguments_given: Sequence[str] | None = None) -> int:

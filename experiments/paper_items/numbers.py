@@ -111,17 +111,15 @@ def difference(left: Interval, right: Interval) -> Interval:
     return Interval(value, value - below, value + above, LEVEL)
 
 
-def bleu_difference(
-    hypotheses: list[str], others: list[str], references: list[str], bootstrap: Bootstrap | None = None
-) -> Interval:
-    """sacreBLEU (13a) of `hypotheses` minus that of `others`, with a paired bootstrap over sentences.
+def bleu_difference(left: np.ndarray, right: np.ndarray, bootstrap: Bootstrap | None = None) -> Interval:
+    """sacreBLEU (13a) of one system's `counts` minus that of another's on the same references, with a paired
+    bootstrap over sentences.
 
     Each resample is a corpus: its n-gram counts are the sums of those of the drawn sentences.
     """
     bootstrap = bootstrap or Bootstrap(resamples=1000)
-    left, right = _counts(hypotheses, references), _counts(others, references)
     generator = np.random.default_rng(bootstrap.seed)
-    n = len(references)
+    n = len(left)
     drawn = generator.multinomial(n, np.full(n, 1 / n), size=bootstrap.resamples)  # (R, n)
     found = _bleu(drawn @ left) - _bleu(drawn @ right)
     tail = (1 - bootstrap.level) / 2
@@ -130,7 +128,7 @@ def bleu_difference(
     return Interval(value, float(low), float(high), bootstrap.level)
 
 
-def _counts(hypotheses: list[str], references: list[str]) -> np.ndarray:
+def counts(hypotheses: list[str], references: list[str]) -> np.ndarray:
     """(n, 10): matched n-grams by order, all n-grams by order, words of the output and of the reference."""
     from sacrebleu.metrics import BLEU
 

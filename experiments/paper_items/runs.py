@@ -18,8 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.collect import Run
-from experiments.paper_items.numbers import Number
+from experiments.paper_items.numbers import Number, counts
 from mple.checks import UserError
 from mple.data.corpus import Corpus
 
@@ -80,27 +82,32 @@ class Evaluation:
     accepts: Callable[[Mapping[str, Any]], bool] = field(default=lambda settings: True, compare=False)
 
 
+def names(path: str, folder: Path | str) -> bool:
+    """Is `path` the run's `folder` (…/<experiment>/<data>/<key>/seed<k>) or one above it? Whatever the folder
+    of all runs is: a recorded run lies elsewhere than where it was made."""
+    identity, named = Path(folder).parts[-4:], Path(path).parts
+    return any(named[-depth:] == identity[:depth] for depth in range(1, 5))
+
+
 def total_correlation(other: Path | str, text: str = "raw") -> Evaluation:
     """C of a text ("raw" or "kd"), with the autoregressive run in the folder `other`."""
-    folder = Path(other).resolve()
     split = () if text == "raw" else ("estimator.split=valid",)
 
     def accepts(settings: Mapping[str, Any]) -> bool:
         named = settings["estimator"].get("at")
-        return named is not None and Path(named).resolve() in (folder, *folder.parents)
+        return named is not None and names(named, other)
 
     return Evaluation("total_correlation", (f"estimator.at={other}", *split), accepts)
 
 
 def latency(other: Path | str) -> Evaluation:
     """Speed beside the autoregressive run in the folder `other`, one sentence at a time; 200 sentences."""
-    folder = Path(other).resolve()
 
     def accepts(settings: Mapping[str, Any]) -> bool:
         asked = settings["estimator"]
         named, sentences = asked.get("at"), asked.get("sentences")
         is_enough = (sentences is None or sentences >= 200) and 1 in asked.get("batch_sizes", ())
-        return is_enough and named is not None and Path(named).resolve() in (folder, *folder.parents)
+        return is_enough and named is not None and names(named, other)
 
     few = ("estimator.batch_sizes=[1]", "estimator.sentences=200")
     return Evaluation("latency", (f"estimator.at={other}", *few), accepts)
@@ -120,6 +127,8 @@ MPLE = Evaluation("mple")
 """With the references that the data know; `Library.measured` gives Multi30k its descriptions."""
 CONFIDENCE = Evaluation("confidence")
 LIKELIHOOD = Evaluation("likelihood")
+COUNTS = "bleu_counts.test.csv.gz"
+"""Of a recorded run: its outputs themselves are not recorded."""
 OWN = ("likelihood",)
 """Evaluations that are modules of this package and not of evaluate.py."""
 LPD = Evaluation(
@@ -129,14 +138,32 @@ LPD = Evaluation(
 
 @dataclass(frozen=True)
 class Finished:
-    """One finished run, read from its files."""
+    """One finished run, read from its files.
+
+    recorded: what a record kept of it (`experiments.record`); `folder` is the same where nothing else is
+    there, and then the run has no weights.
+    """
 
     folder: Path
     record: Mapping[str, Any]
+    recorded: Path | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        return self.folder != self.recorded
+
+    def files(self, pattern: str) -> list[Path]:
+        """Its own files and the recorded ones."""
+        folders = {self.folder, self.recorded or self.folder}
+        return [path for folder in sorted(folders) for path in sorted(folder.glob(pattern))]
 
     @property
     def seed(self) -> int:
         return self.record["seed"]
+
+    @property
+    def data(self) -> str:
+        return self.record["data"]
 
     @cached_property
     def overrides(self) -> tuple[str, ...]:
@@ -158,7 +185,7 @@ class Finished:
             UserError: a file that is not one of evaluate.py.
         """
         found = []
-        for path in sorted((self.folder / "evaluations").glob(f"{wanted.name}-*.json")):
+        for path in self.files(f"evaluations/{wanted.name}-*.json"):
             try:
                 report = json.loads(path.read_text(encoding="utf-8"))
                 if wanted.accepts(report["settings"]):
@@ -174,6 +201,7 @@ class Study:
 
     outputs: folder of the runs. data: the data's name, as below a run's folder. seeds: 1 … seeds are wanted;
     other seeds are used too. budget: only runs of it; None takes any. root: `data.root` of commands.
+    records: folder of recorded runs, which count as made; None is none.
     """
 
     outputs: Path = Path("outputs")
@@ -181,6 +209,7 @@ class Study:
     seeds: int = 1
     budget: str | None = None
     root: str | None = None
+    records: Path | None = None
 
 
 def default_budget(data_file: str) -> str:
@@ -235,6 +264,20 @@ class Missing:
         return " ".join(word if "$(" in word else shlex.quote(word) for word in self.command)
 
 
+def _by_identity(outputs: Path) -> dict[tuple[str, str, str, int], Path]:
+    """Experiment, data, key and seed of every finished run below a folder -> its folder."""
+    found: dict[tuple[str, str, str, int], Path] = {}
+    for path in sorted(outputs.rglob("metrics.json")):
+        run = Run.read(path)  # complains of a broken file
+        identity = (run.experiment, run.data, run.key, run.seed)
+        if identity in found:
+            raise UserError(
+                f"{path} and {found[identity] / path.name} are the same run; only one may be kept"
+            )
+        found[identity] = path.parent
+    return found
+
+
 class Library:
     """The finished runs of a study; `missing` collects what was asked for and is not there.
 
@@ -247,21 +290,23 @@ class Library:
         self.missing: list[Missing] = []
         self.notes: list[str] = []
         self._runs: dict[tuple[str, str], list[Finished]] = {}
-        seen: dict[tuple[str, str, str, int], Path] = {}
-        for path in sorted(study.outputs.rglob("metrics.json")):
-            run = Run.read(path)  # complains of a broken file
-            identity = (run.experiment, run.data, run.key, run.seed)
-            if identity in seen:
-                raise UserError(f"{path} and {seen[identity]} are the same run; only one may be kept")
-            seen[identity] = path
-            record = json.loads(path.read_text(encoding="utf-8"))
-            self._runs.setdefault(identity[:2], []).append(Finished(path.parent, record))
+        own = _by_identity(study.outputs)
+        recorded = {} if study.records is None else _by_identity(study.records)
+        for identity in dict.fromkeys((*own, *recorded)):
+            folder = own.get(identity) or recorded[identity]
+            record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            found = Finished(folder, record, recorded.get(identity))
+            self._runs.setdefault(identity[:2], []).append(found)
 
     def on(self, data: str) -> "Library":
         """The same runs' folder, another data set; what is missing there is noted here."""
         other = object.__new__(Library)
         other.__dict__ = self.__dict__ | {"study": Study(**(vars(self.study) | {"data": data}))}
         return other
+
+    def all(self) -> list[Finished]:
+        """Every finished run, of any data."""
+        return [run for runs in self._runs.values() for run in runs]
 
     def has(self, data: str) -> bool:
         """Is there any finished run on a data set?"""
@@ -297,7 +342,7 @@ class Library:
             if metrics is not None:
                 found.append((run, metrics))
             elif note:
-                self.miss_evaluation(str(run.folder), wanted)
+                self.miss_evaluation(self.folder(training, run), wanted)
         if note and not runs:
             for seed in range(1, self.study.seeds + 1):
                 self.miss_evaluation(self.future(training, seed), wanted)
@@ -315,6 +360,13 @@ class Library:
         references = (f"estimator.references.paths=[{paths}]", "estimator.references.allow_leak=true")
         return Evaluation("mple", ("estimator/references=files", *references), _has_files)
 
+    def folder(self, training: Training, run: Finished) -> str:
+        """Where the weights of a run are. Where only its record is left, its training is noted as missing."""
+        if run.has_weights:
+            return str(run.folder)
+        self.miss(Missing(self.train_command(training, run.seed), TRAIN))
+        return self.future(training, run.seed)
+
     def future(self, training: Training, seed: int) -> str:
         """The folder of a run that does not exist yet, in words of the shell that finds it when it does."""
         return f"$(echo {self.study.outputs}/{training.name}/{self.study.data}/*/seed{seed})"
@@ -325,13 +377,14 @@ class Library:
 
     def predictor(self, training: Training) -> None:
         """Note the input predictors that the runs of a row lack: L_input and input sampling need one."""
-        vanillas = {run.seed: str(run.folder) for run in self.runs(VANILLA)}
-        runs = {run.seed: str(run.folder) for run in self.runs(training)}
-        wanted = runs or {seed: self.future(training, seed) for seed in range(1, self.study.seeds + 1)}
-        for seed, folder in wanted.items():
-            if seed in runs and any(Path(folder).glob("input_predictor/*/input_predictor.json")):
+        vanillas = {run.seed: run for run in self.runs(VANILLA)}
+        runs = {run.seed: run for run in self.runs(training)}
+        for seed in runs or range(1, self.study.seeds + 1):
+            if seed in runs and runs[seed].files("input_predictor/*/input_predictor.json"):
                 continue
-            vanilla = vanillas.get(seed) or next(iter(vanillas.values()), self.future(VANILLA, seed))
+            folder = self.folder(training, runs[seed]) if seed in runs else self.future(training, seed)
+            other = vanillas.get(seed) or next(iter(vanillas.values()), None)
+            vanilla = self.folder(VANILLA, other) if other else self.future(VANILLA, seed)
             words = ("+experiment=input_predictor", f"of={folder}", f"vanilla={vanilla}")
             self.miss(Missing(("python", "train.py", *words), PREDICT))
 
@@ -361,8 +414,8 @@ class Library:
     @property
     def budget(self) -> str:
         """That of the finished runs of the same data, so that new ones can be compared with them."""
-        for run in (run for runs in self._runs.values() for run in runs):
-            if run.record["data"] == self.study.data:
+        for run in self.all():
+            if run.data == self.study.data:
                 return run.budget
         return default_budget(data_options(self.study.data)[0].removeprefix("data="))
 
@@ -371,12 +424,7 @@ class Library:
         if base not in ("multi30k", "tatoeba", "text", "synthetic_a", "synthetic_b"):
             return () if self.study.root is None or base == "grammar" else (f"data.root={self.study.root}",)
         files = (base,) if base in ("tatoeba", "text") else ("multi30k", "synthetic_a", "synthetic_b")
-        of_runs = [
-            run.override("data.root")
-            for runs in self._runs.values()
-            for run in runs
-            if run.override("data") in files
-        ]
+        of_runs = [run.override("data.root") for run in self.all() if run.override("data") in files]
         return (f"data.root={self.study.root or next(filter(None, of_runs), 'FOLDER')}",)
 
     def miss(self, missing: Missing) -> None:
@@ -389,25 +437,23 @@ class Library:
             self.notes.append(note)
 
 
-def hypotheses(run: Finished) -> list[str] | None:
-    """The run's outputs on the test split; None where they are not there."""
-    path = run.folder / "hypotheses.test.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else None
-
-
-def test_text(run: Finished) -> tuple[list[str], list[str]] | None:
-    """Sources and references of the run's test, from the prepared data beside it; None where they are gone.
+def sentence_counts(run: Finished) -> np.ndarray | None:
+    """What corpus BLEU of the run's test sums up, (sentences, 10): see `numbers.counts`. Recorded, or counted
+    from its outputs and the prepared data beside it; None where neither is there.
 
     `run.folder` is OUTPUTS/<experiment>/<data>/<key>/seed<k>, the data are OUTPUTS/data/<data>/test-<hash>.
     """
-    outputs = hypotheses(run)
-    if outputs is None:
+    for path in run.files(COUNTS):
+        return np.loadtxt(path, np.int64, delimiter=",", ndmin=2)
+    path = run.folder / "hypotheses.test.txt"
+    if not path.exists():
         return None
-    for folder in sorted(run.folder.parents[3].glob(f"data/{run.record['data']}/test-*")):
+    outputs = path.read_text(encoding="utf-8").splitlines()
+    for folder in sorted(run.folder.parents[3].glob(f"data/{run.data}/test-*")):
         if (folder / "corpus.json").exists():
-            sources, references = Corpus.open(folder).text()
+            _, references = Corpus.open(folder).text()
             if len(references) == len(outputs):
-                return sources, references
+                return counts(outputs, references)
     return None
 
 

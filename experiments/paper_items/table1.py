@@ -18,10 +18,10 @@ from experiments.paper_items.runs import (
     at,
     of_metrics,
     of_test,
-    test_text,
     total_correlation,
 )
 from mple.data.grammar import Grammar
+from mple.data.text import GrammarSource
 
 C, EXACT, GAP, BLEU_AT, BLEU_NAT = "C", "exact C", "ΔBLEU", "BLEU of AT", "BLEU of NAT"
 VALID_GAP = "Δvalid %"
@@ -78,13 +78,12 @@ def correlation(library: Library, of: Dataset) -> Number | None:
     nats = library.runs(of.nat)
     for nat in nats:
         other = ats.get(nat.seed) or next(iter(ats.values()), None)
-        folder = other.folder if other else library.future(of.at, nat.seed)
-        wanted = total_correlation(folder, of.text)
-        metrics = nat.measured(wanted) if other else None
+        metrics = nat.measured(total_correlation(other.folder, of.text)) if other else None
         if metrics is not None:
             found.append((nat, metrics))
         else:
-            library.miss_evaluation(str(nat.folder), wanted)
+            folder = library.folder(of.at, other) if other else library.future(of.at, nat.seed)
+            library.miss_evaluation(library.folder(of.nat, nat), total_correlation(folder, of.text))
     if not nats:
         wanted = total_correlation(library.future(of.at, 1), of.text)
         library.miss_evaluation(library.future(of.nat, 1), wanted)
@@ -97,11 +96,10 @@ def exact(library: Library, of: Dataset) -> Number | None:
     runs = library.runs(of.nat, note=False) or library.runs(of.at, note=False)
     if of.text != "raw" or not re.fullmatch(r"grammar(_p\d\d)?", data) or not runs:
         return None
-    text = test_text(runs[0])
-    if text is None:
-        return None
     p = float(f"0.{data[-2:]}") if data != "grammar" else 0.5
-    information = Grammar(order=p, formality=p, tense=p, separable=p).corpus_information(text[0])
+    grammar = Grammar(order=p, formality=p, tense=p, separable=p)
+    sources = [source for _, source, _ in GrammarSource(grammar).pairs("test")]
+    information = grammar.corpus_information(sources)
     return Number({0: information.metrics()["total_correlation_bits_per_token"]})
 
 

@@ -44,12 +44,12 @@ def speedup(library: Library, name: str) -> Number | None:
     found = []
     for run in runs[:1]:
         other = ats.get(run.seed) or next(iter(ats.values()), None)
-        wanted = latency(other.folder if other else library.future(at("base"), run.seed))
-        metrics = run.measured(wanted) if other else None
+        metrics = run.measured(latency(other.folder)) if other else None
         if metrics is not None:
             found.append((run, metrics))
         else:
-            library.miss_evaluation(str(run.folder), wanted)
+            folder = library.folder(at("base"), other) if other else library.future(at("base"), run.seed)
+            library.miss_evaluation(library.folder(TIMED, run), latency(folder))
     if not runs:
         wanted = latency(library.future(at("base"), 1))
         library.miss_evaluation(library.future(TIMED, 1), wanted)

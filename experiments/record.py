@@ -1,0 +1,72 @@
+"""Keep what finished runs measured, without their weights and texts: small enough for a repository.
+
+    python -m experiments.record                                # outputs/ -> experiments/results/runs/
+    python -m experiments.report --outputs experiments/results/runs --data grammar
+    python -m experiments.reproduce --records experiments/results/runs --seeds 3   # makes what is not there
+
+Of a run the record keeps, under the same path, `metrics.json`, the reports of its evaluations, what its
+input predictor measured, and what corpus BLEU sums up for each test sentence (numbers, no words), so that
+two runs can still be compared over sentences. A run of the same configuration and seed that was made again
+replaces the older record. Tables and figures are made of a record as of the runs themselves; only what would
+need the weights is not to be had, and `reproduce` trains again for it.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.paper_items.runs import COUNTS, Finished, Library, Study, sentence_counts
+from mple.checks import UserError
+
+RECORDS = Path("experiments/results/runs")
+KEPT = ("metrics.json", "evaluations/*.json", "input_predictor/*/input_predictor.json")
+
+
+def record(run: Finished, to: Path) -> Path:
+    """Write the record of one run; returns its folder. Reports of the same run that it lacks are kept.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = to.joinpath(*run.folder.parts[-4:])
+    old = folder / "metrics.json"
+    if old.exists() and old.read_bytes() != (run.folder / "metrics.json").read_bytes():
+        shutil.rmtree(folder)  # another run of the configuration: its reports speak of other weights
+    for pattern in KEPT:
+        for path in sorted(run.folder.glob(pattern)):
+            copy = folder / path.relative_to(run.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    if not (folder / COUNTS).exists() and (counts := sentence_counts(run)) is not None:
+        np.savetxt(folder / COUNTS, counts, fmt="%d", delimiter=",")
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status 1 with one line where there is nothing to record."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.record", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of the runs (outputs)")
+    parser.add_argument("--to", type=Path, default=RECORDS, help=f"folder of the records ({RECORDS})")
+    parser.add_argument("--data", metavar="NAME", help="only runs of this data set (all)")
+    options = parser.parse_args(arguments)
+    try:
+        runs = [run for run in Library(Study(options.outputs)).all() if options.data in (None, run.data)]
+        if not runs:
+            raise UserError(f"no finished run to record below {options.outputs}")
+        for run in runs:
+            record(run, options.to)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"recorded: {len(runs)} runs in {options.to}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

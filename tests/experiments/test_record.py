@@ -1,0 +1,146 @@
+"""Recorded runs: tables of a record are those of the runs, and what needs weights is trained again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import record, reproduce
+from experiments.paper_items import claims, item, table1, table2, table3
+from experiments.paper_items.runs import (
+    COUNTS,
+    MPLE,
+    TRAIN,
+    Library,
+    Study,
+    Training,
+    sentence_counts,
+    total_correlation,
+)
+from tests.experiments import fake
+
+SOURCES = ["a dog runs", "two men sit", "the red house", "an old man"]
+REFERENCES = ["ein hund rennt im park", "zwei männer sitzen", "das rote haus am see", "ein alter mann"]
+
+
+def texts(outputs: Path, name: str, lines: list[str]) -> Path:
+    folder = fake.make_run(outputs, name)
+    (folder / "hypotheses.test.txt").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "averaged.pt").write_bytes(b"weights")
+    return folder
+
+
+def recorded(outputs: Path, to: Path, *arguments: str) -> None:
+    assert record.main(["--outputs", str(outputs), "--to", str(to), *arguments]) == 0
+
+
+def test_items_of_a_record_are_those_of_the_runs(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.make_all(outputs)
+    recorded(outputs, to)
+    for make in (table1.make, table2.make, table3.make):
+        of_runs, of_record = make(Library(Study(outputs))), make(Library(Study(to)))
+        assert item.records(of_runs) == item.records(of_record)
+        assert not of_record.missing
+
+
+def test_no_text_and_no_weights_are_kept(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.prepare(outputs, SOURCES, REFERENCES)
+    fake.evaluate(texts(outputs, "vanilla_kd", REFERENCES), "mple", similarity=3.0)
+    recorded(outputs, to)
+    names = {path.name.partition("-")[0] for path in to.rglob("*") if path.is_file()}
+    assert names == {"metrics.json", "mple", COUNTS}
+    assert not any(
+        word.encode() in path.read_bytes() for word in ("hund", "haus") for path in to.rglob("*.json")
+    )
+
+
+def test_sentences_of_recorded_runs_are_still_compared(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.prepare(outputs, SOURCES, REFERENCES)
+    texts(outputs, "vanilla_kd", REFERENCES)
+    texts(outputs, "vanilla_raw", ["ein hund", "zwei hunde", "das haus", "ein mann"])
+    of_runs = claims.better(Library(Study(outputs)), "", Training("vanilla_kd"), Training("vanilla_raw"))
+    assert of_runs.interval is not None
+    recorded(outputs, to)
+    shutil.rmtree(outputs)
+    of_record = claims.better(Library(Study(to)), "", Training("vanilla_kd"), Training("vanilla_raw"))
+    assert of_record == of_runs
+
+
+def test_what_is_recorded_is_not_made_again(tmp_path: Path) -> None:
+    outputs, to, study = tmp_path / "outputs", tmp_path / "records", Study(tmp_path / "new")
+    fake.make_all(outputs)
+    recorded(outputs, to)
+    left = reproduce.missing(Study(study.outputs, records=to))
+    assert left
+    assert all("figure1_" in str(entry) for entry in left)  # the only ones that make_all leaves out
+    assert len(left) < len(reproduce.missing(study))
+
+
+def test_a_run_that_was_made_again_goes_before_its_record_and_adds_to_it(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    old = fake.make_run(outputs, "vanilla_kd", bleu=20.0)
+    fake.evaluate(old, "mple", similarity=3.0)
+    recorded(outputs, to)
+    (run,) = Library(Study(outputs, records=to)).runs(Training("vanilla_kd"))
+    assert (run.folder, run.has_weights) == (old, True)
+    assert run.measured(MPLE) == {"similarity": 3.0}
+    shutil.rmtree(old / "evaluations")
+    fake.evaluate(old, "confidence", default_confidence_nats_per_token=-1.0)
+    recorded(outputs, to)
+    (run,) = Library(Study(to)).runs(Training("vanilla_kd"))
+    assert run.measured(MPLE) == {"similarity": 3.0}
+    assert len(list(run.folder.glob("evaluations/*"))) == 2
+    shutil.rmtree(old)
+    fake.make_run(outputs, "vanilla_kd", bleu=21.0)
+    recorded(outputs, to)
+    (run,) = Library(Study(to)).runs(Training("vanilla_kd"))
+    assert run.record["test"]["tokenised_bleu"] == 21.0
+    assert run.measured(MPLE) is None  # it spoke of other weights
+
+
+def test_what_needs_the_weights_of_a_record_is_trained_for(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.make_run(outputs, "vanilla_kd")
+    recorded(outputs, to)
+    library = Library(Study(tmp_path / "new", records=to))
+    assert library.measured(Training("vanilla_kd"), MPLE) == []
+    training, evaluation = library.missing
+    assert training.stage == TRAIN
+    assert "+experiment=vanilla_kd" in training.command
+    assert f"run=$(echo {tmp_path / 'new'}/vanilla_kd/grammar/*/seed1)" in evaluation.command
+
+
+def test_a_measurement_beside_a_recorded_run_is_known_by_what_follows_the_outputs(tmp_path: Path) -> None:
+    nat = fake.make_run(tmp_path, "vanilla_raw")
+    other = fake.make_run(tmp_path, "at_student")
+    fake.evaluate(nat, "total_correlation", {"estimator": {"at": "outputs/at_student"}}, x=1.0)
+    (run,) = Library(Study(tmp_path)).runs(Training("vanilla_raw"))
+    assert run.measured(total_correlation(other)) == {"x": 1.0}
+    assert run.measured(total_correlation(fake.make_run(tmp_path, "at_base"))) is None
+
+
+def test_only_one_data_set_and_nothing_to_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.make_run(outputs, "vanilla_kd")
+    fake.make_run(outputs, "vanilla_kd", data="multi30k_de-en")
+    recorded(outputs, to, "--data", "multi30k_de-en")
+    assert [path.parts[-4] for path in to.rglob("metrics.json")] == ["multi30k_de-en"]
+    assert record.main(["--outputs", str(tmp_path / "empty"), "--to", str(to)]) == 1
+    assert capsys.readouterr().err == f"error: no finished run to record below {tmp_path / 'empty'}\n"
+
+
+def test_counts_are_read_back(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.prepare(outputs, SOURCES, REFERENCES)
+    texts(outputs, "vanilla_kd", REFERENCES[::-1])
+    recorded(outputs, to)
+    (own,), (kept,) = (Library(Study(folder)).all() for folder in (outputs, to))
+    left, right = sentence_counts(own), sentence_counts(kept)
+    assert left is not None
+    assert right is not None
+    assert np.array_equal(left, right)
+    assert left.shape == (4, 10)
