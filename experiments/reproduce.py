@@ -7,9 +7,9 @@
 Every training and evaluation is a command of its own, as an item prints it, and finished ones are skipped:
 the same command again goes on where it was interrupted. The order: autoregressive models first, since
 students need their text; then vanilla NATs, since OaXE and the input predictor start from one; then the rest,
-seed by seed, so that one seed of everything is there before a second of anything. With `--jobs 2` two
-commands that do not need each other run at a time and share the cores. A command that fails stops the whole
-with its line, or with `--keep-going` is left out, and named at the end.
+seed by seed, so that one seed of everything is there before a second of anything. A run is measured as soon
+as it is there. With `--jobs 2` two commands that do not need each other run at a time and share the cores. A
+command that fails stops the whole with its line, or with `--keep-going` is left out, and named at the end.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,6 +105,50 @@ def expanded(command: Sequence[str]) -> list[str] | None:
     return words
 
 
+class Schedule:
+    """Which command is next: what a finished run still needs before another training, so that an
+    interrupted study has whole rows; a training once all those of a lower rank are done."""
+
+    def __init__(self, entries: Sequence[Missing]) -> None:
+        self.waiting = sorted(entries, key=rank)
+        self.running: list[Missing] = []
+
+    def next(self) -> tuple[Missing, list[str]] | None:
+        """The command that may start now, with the folders of its runs; None where none may."""
+        for entry in reversed(self.waiting):  # evaluations, then input predictors, then trainings
+            if entry.stage == TRAIN:
+                break
+            command = expanded(entry.command)
+            if command is not None and not self._needs_another(entry):
+                return self._start(entry), command
+        if not self.waiting or self.waiting[0].stage != TRAIN:
+            return None
+        first = self.waiting[0]
+        if any(entry.stage == TRAIN and rank(entry) != rank(first) for entry in self.running):
+            return None
+        command = expanded(first.command)
+        if command is None:  # it starts from a run that failed
+            self.waiting.remove(first)
+            return self.next()
+        return self._start(first), command
+
+    def _start(self, entry: Missing) -> Missing:
+        self.waiting.remove(entry)
+        self.running.append(entry)
+        return entry
+
+    def _needs_another(self, entry: Missing) -> bool:
+        """Is there still a command of an earlier stage that measures something of the same run?"""
+        earlier = (e for e in (*self.waiting, *self.running) if TRAIN < e.stage < entry.stage)
+        return any(subject(e) == subject(entry) for e in earlier)
+
+
+def subject(entry: Missing) -> str:
+    """The run that a measurement or an input predictor is of, in the words of the command."""
+    named = (word.partition("=")[2] for word in entry.command if word.startswith(("run=", "of=")))
+    return next(named, entry.command[3])
+
+
 def execute(
     study: Study,
     second: str | None,
@@ -113,33 +157,37 @@ def execute(
     jobs: int = 1,
     only: Sequence[str] = ITEMS,
 ) -> int:
-    """Stage by stage, each for what exists by then; returns the number of commands that failed.
-
-    Commands of the same rank, which do not need each other, run `jobs` at a time.
+    """All that is missing, `jobs` commands at a time; returns the number of commands that failed.
 
     Raises:
         UserError: a command failed, without `keep_going`; those that run beside it come to their end first.
     """
     failed: list[str] = []
-
-    def one(entry: Missing, place: str) -> None:
-        command = expanded(entry.command)
-        # None: a run that it needs failed, or is of another seed.
-        if command is not None and (keep_going or not failed):
-            print(f"[{place}] {entry}", flush=True)
-            status = call(command)
-            if status:
-                failed.append(f"status {status}: {shlex.join(command)}")
-
-    for stage, verb in STAGES.items():
-        commands = [entry for entry in missing(study, second, only) if entry.stage == stage]
-        places = {id(entry): f"{verb} {k}/{len(commands)}" for k, entry in enumerate(commands, start=1)}
-        for _, group in itertools.groupby(commands, rank):
-            with ThreadPoolExecutor(jobs) as pool:
-                for future in [pool.submit(one, entry, places[id(entry)]) for entry in group]:
-                    future.result()
-            if failed and not keep_going:
-                raise UserError(f"a command ended with {failed[0]}")
+    given: set[tuple[str, ...]] = set()
+    while wanted := [entry for entry in missing(study, second, only) if entry.command not in given]:
+        schedule, place, before = Schedule(wanted), itertools.count(1), len(given)
+        busy: dict[Future[int], tuple[Missing, list[str]]] = {}
+        with ThreadPoolExecutor(jobs) as pool:
+            while True:
+                while len(busy) < jobs and (keep_going or not failed):
+                    found = schedule.next()
+                    if found is None:
+                        break
+                    entry, command = found
+                    print(f"[{STAGES[entry.stage]} {next(place)}/{len(wanted)}] {entry}", flush=True)
+                    given.add(entry.command)
+                    busy[pool.submit(call, command)] = found
+                if not busy:
+                    break
+                for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                    entry, command = busy.pop(future)
+                    schedule.running.remove(entry)
+                    if status := future.result():
+                        failed.append(f"status {status}: {shlex.join(command)}")
+        if failed and not keep_going:
+            raise UserError(f"a command ended with {failed[0]}")
+        if len(given) == before:
+            break  # what is left needs a run that failed
     for line in failed:
         print(f"failed with {line}", file=sys.stderr)
     return len(failed)

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from matplotlib.figure import Figure
 
@@ -96,11 +96,15 @@ def exact(library: Library, of: Dataset) -> Number | None:
     runs = library.runs(of.nat, note=False) or library.runs(of.at, note=False)
     if of.text != "raw" or not re.fullmatch(r"grammar(_p\d\d)?", data) or not runs:
         return None
-    p = float(f"0.{data[-2:]}") if data != "grammar" else 0.5
+    return Number({0: exact_c(float(f"0.{data[-2:]}") if data != "grammar" else 0.5)})
+
+
+@cache
+def exact_c(p: float) -> float:
+    """C of the test sources of the grammar whose modes all have the probability `p`, bits per token."""
     grammar = Grammar(order=p, formality=p, tense=p, separable=p)
     sources = [source for _, source, _ in GrammarSource(grammar).pairs("test")]
-    information = grammar.corpus_information(sources)
-    return Number({0: information.metrics()["total_correlation_bits_per_token"]})
+    return grammar.corpus_information(sources).metrics()["total_correlation_bits_per_token"]
 
 
 def line(library: Library, of: Dataset) -> Line:

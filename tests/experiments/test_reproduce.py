@@ -89,6 +89,33 @@ def test_it_runs_to_the_end_and_then_nothing_is_missing(jobs: int, tmp_path: Pat
     assert not any("$(" in word for command in call.given for word in command)
 
 
+def test_a_run_is_measured_before_the_next_is_trained(tmp_path: Path) -> None:
+    call = Pretended(tmp_path)
+    assert reproduce.execute(Study(tmp_path, seeds=2), None, False, call) == 0
+    stages = [" ".join(command[1:3]) for command in call.given]
+    trained = [i for i, command in enumerate(call.given) if command[-1] == "seed=2"]
+    of_first = [i for i, command in enumerate(call.given) if any("/seed1" in word for word in command)]
+    measured = [i for i in of_first if stages[i].startswith("evaluate.py")]
+    assert max(measured) < min(trained)
+    for i in measured:
+        if "estimator=mple" in call.given[i]:
+            run = next(word.removeprefix("run=") for word in call.given[i] if word.startswith("run="))
+            predictors = [j for j, command in enumerate(call.given) if f"of={run}" in command]
+            assert all(j < i for j in predictors)
+
+
+def test_no_training_starts_beside_one_that_it_may_need(tmp_path: Path) -> None:
+    entries = reproduce.missing(Study(tmp_path))
+    schedule = reproduce.Schedule(entries)
+    ranks = set()
+    while (found := schedule.next()) is not None:
+        ranks.add(reproduce.rank(found[0]))
+    assert ranks == {reproduce.rank(entries[0])}  # the autoregressive models, all of them, and nothing else
+    assert len(schedule.running) == sum(
+        reproduce.rank(entry) == reproduce.rank(entries[0]) for entry in entries
+    )
+
+
 def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
     study = Study(tmp_path)
     with pytest.raises(UserError, match=r"ended with status 3: python train.py '?\+experiment=cmlm"):
