@@ -97,7 +97,7 @@ def expanded(command: Sequence[str]) -> list[str] | None:
             before, _, pattern = word.partition("$(echo ")
             root, _, rest = pattern.removesuffix(")").partition("/*/")
             found = sorted(Path(root).glob(f"*/{rest}"))
-            found = [path for path in found if (path / "metrics.json").exists() or path.is_file()]
+            found = [path for path in found if _run_of(path).joinpath("metrics.json").exists()]
             if not found:
                 return None
             word = f"{before}{found[-1]}"
@@ -105,9 +105,13 @@ def expanded(command: Sequence[str]) -> list[str] | None:
     return words
 
 
+def _run_of(path: Path) -> Path:
+    return path if path.name.startswith("seed") else path.parent  # a checkpoint lies in its run
+
+
 class Schedule:
     """Which command is next: what a finished run still needs before another training, so that an
-    interrupted study has whole rows; a training once all those of a lower rank are done."""
+    interrupted study has whole rows. What needs the work of a job beside it waits for that by itself."""
 
     def __init__(self, entries: Sequence[Missing]) -> None:
         self.waiting = sorted(entries, key=rank)
@@ -115,22 +119,13 @@ class Schedule:
 
     def next(self) -> tuple[Missing, list[str]] | None:
         """The command that may start now, with the folders of its runs; None where none may."""
-        for entry in reversed(self.waiting):  # evaluations, then input predictors, then trainings
-            if entry.stage == TRAIN:
-                break
+        measurements = [entry for entry in reversed(self.waiting) if entry.stage != TRAIN]
+        trainings = [entry for entry in self.waiting if entry.stage == TRAIN]
+        for entry in (*measurements, *trainings):
             command = expanded(entry.command)
             if command is not None and not self._needs_another(entry):
                 return self._start(entry), command
-        if not self.waiting or self.waiting[0].stage != TRAIN:
-            return None
-        first = self.waiting[0]
-        if any(entry.stage == TRAIN and rank(entry) != rank(first) for entry in self.running):
-            return None
-        command = expanded(first.command)
-        if command is None:  # it starts from a run that failed
-            self.waiting.remove(first)
-            return self.next()
-        return self._start(first), command
+        return None
 
     def _start(self, entry: Missing) -> Missing:
         self.waiting.remove(entry)
@@ -139,6 +134,8 @@ class Schedule:
 
     def _needs_another(self, entry: Missing) -> bool:
         """Is there still a command of an earlier stage that measures something of the same run?"""
+        if entry.stage == TRAIN:
+            return False
         earlier = (e for e in (*self.waiting, *self.running) if TRAIN < e.stage < entry.stage)
         return any(subject(e) == subject(entry) for e in earlier)
 

@@ -104,16 +104,24 @@ def test_a_run_is_measured_before_the_next_is_trained(tmp_path: Path) -> None:
             assert all(j < i for j in predictors)
 
 
-def test_no_training_starts_beside_one_that_it_may_need(tmp_path: Path) -> None:
-    entries = reproduce.missing(Study(tmp_path))
-    schedule = reproduce.Schedule(entries)
-    ranks = set()
+def test_what_starts_from_a_run_waits_for_its_end(tmp_path: Path) -> None:
+    schedule = reproduce.Schedule(reproduce.missing(Study(tmp_path)))
+    started = []
     while (found := schedule.next()) is not None:
-        ranks.add(reproduce.rank(found[0]))
-    assert ranks == {reproduce.rank(entries[0])}  # the autoregressive models, all of them, and nothing else
-    assert len(schedule.running) == sum(
-        reproduce.rank(entry) == reproduce.rank(entries[0]) for entry in entries
-    )
+        started.append(found[0])
+    assert all(entry.stage == TRAIN for entry in started)
+    assert [reproduce.rank(entry) for entry in started] == sorted(map(reproduce.rank, started))
+    held = [str(entry) for entry in schedule.waiting if entry.stage == TRAIN]
+    assert len(held) == 2
+    assert all("figure1_initial" in line for line in held)
+    folder = fake.make_run(tmp_path, "figure1_initial")
+    (folder / "metrics.json").rename(folder / "moved.json")
+    (folder / "last.ckpt").touch()
+    assert schedule.next() is None  # it has a checkpoint, but has not come to its end
+    (folder / "moved.json").rename(folder / "metrics.json")
+    found = schedule.next()
+    assert found is not None
+    assert f"start={folder}/last.ckpt" in found[1]
 
 
 def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
