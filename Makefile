@@ -37,12 +37,12 @@ table: setup ## Gather all finished runs into one table
 	$(BIN)/python -m experiments.collect
 
 # The study that `paper` and `report` speak of: data=multi30k_de-en root=FOLDER budget=mini seeds=3. Of small models
-# two runs beside each other (jobs) make more of two cores than one run on both.
+# two runs beside each other (jobs) make more of two cores than one run on both. records=FOLDER: recorded runs count.
 data ?= grammar
 seeds ?= 1
 jobs ?= 2
 STUDY = --data $(data) --seeds $(seeds) $(if $(budget),--budget $(budget)) $(if $(root),--root $(root)) \
-	$(if $(records),--records $(records))
+	$(if $(outputs),--outputs $(outputs)) $(if $(records),--records $(records))
 paper: setup ## Make all runs, tables, figures and the report (data=, budget=, seeds=, root=, jobs=, only=table1,table2, records=)
 	$(BIN)/python -m experiments.reproduce $(STUDY) --jobs $(jobs) $(if $(only),--only $(only))
 
