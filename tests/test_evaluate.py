@@ -105,6 +105,10 @@ def test_the_loss_of_each_sentence_is_that_of_its_tokens(nat: Path) -> None:
         nats = -sum(float(log_probs[i, batch.tgt_tokens[0, i]]) for i in range(length))
         assert found.nats[row] == pytest.approx(nats, rel=1e-5)
         assert found.tokens[row] == length
+        of_lengths = model.length.log_probs(model.encode(batch.src_tokens))[0]
+        offset, most = length - (int((batch.src_tokens != 0).sum()) - 1), model.length.max_offset  # no eos
+        label = most + max(-most, min(most, offset))
+        assert found.length_nats[row] == pytest.approx(-float(of_lengths[label]), rel=1e-5)
 
 
 def test_total_correlation_is_the_difference_of_the_losses(tmp_path: Path, nat: Path) -> None:
@@ -112,7 +116,8 @@ def test_total_correlation_is_the_difference_of_the_losses(tmp_path: Path, nat: 
     run, other = opened(nat), Finished.open(at, "cpu")
     found = TotalCorrelation(at=str(at))(run)
     one, two = sentence_losses(run, "test"), sentence_losses(other, "test")
-    bits = (one.nats - two.nats).sum() / math.log(2)
+    assert two.length_nats is None  # its eos says it
+    bits = (one.nats + one.length_nats - two.nats).sum() / math.log(2)
     assert found["total_correlation_bits_per_token"] == pytest.approx(bits / one.tokens.sum())
     assert np.array_equal(one.tokens, two.tokens)
     # eos is in the loss of the autoregressive model: it is what says the length
@@ -133,7 +138,8 @@ def test_total_correlation_of_distilled_text(tmp_path: Path) -> None:
     distil_at_random(other.job)
     found = TotalCorrelation(at=str(at), split="valid")(run)
     one, two = sentence_losses(run, "valid"), sentence_losses(other, "valid")
-    bits = (one.nats - two.nats).sum() / math.log(2)
+    assert two.length_nats is None  # its eos says it
+    bits = (one.nats + one.length_nats - two.nats).sum() / math.log(2)
     assert found["total_correlation_bits_per_token"] == pytest.approx(bits / one.tokens.sum())
     said = run.data.candidates("valid")
     assert said is not None

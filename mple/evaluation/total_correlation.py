@@ -24,7 +24,7 @@ from mple.types import PAD
 
 @dataclass(frozen=True)
 class TotalCorrelation:
-    """Ĉ = L_NAT − L_AT in bits, with an interval over sentences, and the difference in BLEU.
+    """Ĉ = L_NAT + L_length − L_AT in bits, with an interval over sentences, and the difference in BLEU.
 
     at: folder of the autoregressive run. `run` is a NAT of the same size, trained by plain maximum likelihood
         (no Z) on the same text: the reference (`vanilla_raw`, `at`) or a teacher's (`vanilla_kd`, `at_kd`).
@@ -73,7 +73,7 @@ class TotalCorrelation:
 
 @torch.no_grad()
 def sentence_losses(run: Finished, split: str, target: TextTarget | None = None) -> SentenceLosses:
-    """−log P(T | X) of every sentence in nats: of a NAT given the length, of an AT with eos.
+    """−log P(T | X) of every sentence in nats: of a NAT given L (that of L is beside it), of an AT with eos.
 
     target: T; None for the text that the run learned. Which it was is told apart by its fingerprint.
 
@@ -86,24 +86,27 @@ def sentence_losses(run: Finished, split: str, target: TextTarget | None = None)
     position = {int(line): row for row, line in enumerate(corpus.lines)}
     nats = np.zeros(len(corpus), dtype=np.float64)
     tokens = np.zeros(len(corpus), dtype=np.int64)
+    lengths = np.zeros(len(corpus), dtype=np.float64)
     digests: dict[int, bytes] = {}
     for batch in run.batches_with_candidates(split) if target is None else run.batches(split):
+        rows = [position[line] for line in batch.ids.tolist()]
         encoder_out = module.model.encode(batch.src_tokens)
         if isinstance(module, NonAutoregressive):
             laid = laid_out(text(batch))
             labels, counts = laid.tokens, laid.counts
             output = module.model.decode(module.model.blank(laid.lengths), encoder_out)
+            lengths[rows] = module.model.length.nll(encoder_out, laid.lengths).double().cpu().numpy()
         else:
             labels, counts = module.labelled(batch)
             output = module.model.decode(module.model.prefixes(text(batch)), encoder_out)
         log_probs = output.logits_at(counts).float().log_softmax(-1)
         lost = torch.zeros(labels.shape, device=labels.device)
         lost[counts] = -log_probs.gather(1, labels[counts].unsqueeze(1)).squeeze(1)
-        rows = [position[line] for line in batch.ids.tolist()]
         nats[rows] = lost.sum(1).double().cpu().numpy()
         learned = text(batch).cpu()
         tokens[rows] = (learned != PAD).sum(1).numpy()
         digests |= {row: ids[ids != PAD].numpy().tobytes() for row, ids in zip(rows, learned, strict=True)}
     every = b"".join(blake2b(digests[row]).digest() for row in sorted(digests))
     data = f"{corpus.fingerprint} {blake2b(every, digest_size=16).hexdigest()}"
-    return SentenceLosses(run.name, data, run.data.tgt_vocabulary.fingerprint, nats, tokens)
+    apart = lengths if isinstance(module, NonAutoregressive) else None
+    return SentenceLosses(run.name, data, run.data.tgt_vocabulary.fingerprint, nats, tokens, apart)

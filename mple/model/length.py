@@ -50,11 +50,20 @@ class LengthPredictor(nn.Module):
         """Content tokens of X (eos is not counted)."""
         return (~encoder_out.is_pad).sum(1) - 1
 
+    def nll(self, encoder_out: EncoderOutput, lengths: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """−log P(L | X) in nats. A length beyond the classes counts as the class at their border."""
+        label, _ = self._label(encoder_out, lengths)
+        return functional.nll_loss(self.log_probs(encoder_out), label, reduction="none")
+
+    def _label(self, encoder_out: EncoderOutput, lengths: Int[Tensor, "B"]) -> tuple[Tensor, Tensor]:
+        """The class of each length, and its offset from the source's."""
+        offset = lengths - self.source_lengths(encoder_out)
+        return offset.clamp(-self.max_offset, self.max_offset) + self.max_offset, offset
+
     def loss(self, encoder_out: EncoderOutput, lengths: Int[Tensor, "B"]) -> dict[str, Mean]:
         """`length` enters the objective; the other two are for the log."""
         log_probs = self.log_probs(encoder_out)
-        offset = lengths - self.source_lengths(encoder_out)
-        label = offset.clamp(-self.max_offset, self.max_offset) + self.max_offset
+        label, offset = self._label(encoder_out, lengths)
         nll = functional.nll_loss(log_probs, label, reduction="none")
         return {
             "length": Mean.of(self.weight * nll),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ MODES = {
     "all": Grammar(),
     "order and separable": Grammar(order=0.25, formality=0, tense=0, separable=0.5),
     "formality": Grammar(order=0, formality=0.5, tense=0, separable=0),
+    "one target": Grammar(order=0, formality=0, tense=0, separable=0),
     "skewed": Grammar(order=0.25, formality=0.25, tense=0.5, separable=0.25),
 }
 
@@ -28,23 +30,27 @@ def losses(nats: object, tokens: object, model: str = "nat", **names: str) -> Se
     )
 
 
-def pair_of(rows: list[tuple[float, float, int]]) -> tuple[SentenceLosses, SentenceLosses]:
-    """From (nats of the NAT, nats of the AT, tokens)."""
-    nat, at, tokens = zip(*rows, strict=True)
-    return losses(nat, tokens), losses(at, tokens, "at")
+Row = tuple[float, float, float, int]
 
 
-def table_models(grammar: Grammar, source: str, target: str) -> tuple[float, float, int]:
-    """What the best NAT and the best AT lose on one pair, both told its length."""
+def pair_of(rows: list[Row]) -> tuple[SentenceLosses, SentenceLosses]:
+    """From (nats of the NAT's tokens, of its length, nats of the AT, tokens)."""
+    nat, length, at, tokens = zip(*rows, strict=True)
+    return replace(losses(nat, tokens), length_nats=np.array(length, float)), losses(at, tokens, "at")
+
+
+def table_models(grammar: Grammar, source: str, target: str) -> Row:
+    """What the best NAT and the best AT lose on one pair. The NAT is given the length and predicts it apart;
+    the AT says it with its last token."""
     words = target.split()
     marginals = grammar.marginals(source, len(words))
     nat = -sum(math.log(marginal[word]) for marginal, word in zip(marginals, words, strict=True))
     targets = grammar.targets(source)
     of_length = sum(p for other, p in targets.items() if len(other.split()) == len(words))
-    return nat, -math.log(targets[target] / of_length), len(words)
+    return nat, -math.log(of_length), -math.log(targets[target]), len(words)
 
 
-def whole_distribution(grammar: Grammar, sources: list[str]) -> Iterator[tuple[float, float, int]]:
+def whole_distribution(grammar: Grammar, sources: list[str]) -> Iterator[Row]:
     """Every target of every source, 256 P(Y|X) times: a sample without sampling error."""
     for source in sources:
         for target, p in grammar.targets(source).items():
@@ -55,7 +61,7 @@ def whole_distribution(grammar: Grammar, sources: list[str]) -> Iterator[tuple[f
 
 def test_no_problem_of_course() -> None:
     """Two modes of two words: 1 + 1 − 1 = 1 bit, half a bit per token."""
-    nat, at = pair_of([(2 * math.log(2), math.log(2), 2)] * 10)
+    nat, at = pair_of([(2 * math.log(2), 0, math.log(2), 2)] * 10)
     found = FAST(nat, at)
     assert found["total_correlation_bits_per_sentence"] == pytest.approx(1)
     assert found["total_correlation_bits_per_token"] == pytest.approx(0.5)
@@ -81,8 +87,11 @@ def test_it_is_the_grammar_s(modes: str) -> None:
             exact[f"total_correlation_{unit}"], abs=1e-9
         )
     assert found["nat_loss_bits_per_token"] == pytest.approx(exact["nat_loss_bits_per_token"])
-    assert found["at_loss_bits_per_token"] == pytest.approx(exact["joint_entropy_bits_per_token"])
-    assert exact["total_correlation_bits_per_token"] > 0.01
+    length = exact["length_entropy_bits_per_sentence"] / exact["tokens_per_sentence"]
+    assert found["length_loss_bits_per_token"] == pytest.approx(length, abs=1e-9)
+    of_sentence = exact["joint_entropy_bits_per_token"] + length
+    assert found["at_loss_bits_per_token"] == pytest.approx(of_sentence, abs=1e-9)
+    assert (exact["total_correlation_bits_per_token"] > 0.01) == (modes != "one target")
 
 
 @pytest.mark.parametrize("modes", MODES)
@@ -95,6 +104,9 @@ def test_a_sample_s_interval_holds_the_exact_value(modes: str) -> None:
         *pair_of([table_models(grammar, *p) for p in pairs])
     )
     value, low, high = (found[f"total_correlation{end}_bits_per_token"] for end in ("", "_low", "_high"))
+    if modes == "one target":
+        assert [low, value, high] == pytest.approx([0, 0, 0], abs=1e-9)
+        return
     assert 0 < low < exact["total_correlation_bits_per_token"] < high < 2 * value
 
 
@@ -109,6 +121,18 @@ def test_coverage() -> None:
         interval = estimator.per_sentence(losses(2 * nats, [2] * 80), losses(nats, [2] * 80, "at"))
         hits += interval.low <= truth <= interval.high
     assert 0.68 <= hits / 150 <= 0.9
+
+
+def test_a_length_that_is_left_out_is_missed() -> None:
+    """Of the true model, too: the AT pays for its last token what the NAT pays in its length predictor."""
+    grammar = Grammar()
+    sources = [source for source, _ in grammar.sample(6, seed=4)]
+    nat, at = pair_of(list(whole_distribution(grammar, sources)))
+    with_length, without = FAST(nat, at), FAST(replace(nat, length_nats=None), at)
+    exact = grammar.corpus_information(sources).metrics()["length_entropy_bits_per_sentence"]
+    gap = with_length["total_correlation_bits_per_sentence"] - without["total_correlation_bits_per_sentence"]
+    assert gap == pytest.approx(exact)
+    assert "length_loss_bits_per_token" not in without
 
 
 def test_a_weak_autoregressive_model_makes_it_negative() -> None:
