@@ -14,7 +14,6 @@ command that fails stops the whole with its line, or with `--keep-going` is left
 
 import argparse
 import importlib
-import itertools
 import os
 import shlex
 import subprocess
@@ -23,7 +22,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from experiments.paper_items import ITEMS, claims, item
 from experiments.paper_items.item import Item
@@ -89,55 +87,25 @@ def run(command: Sequence[str], jobs: int = 1) -> int:
     return subprocess.run(given, check=False, env=threads | os.environ).returncode
 
 
-def expanded(command: Sequence[str]) -> list[str] | None:
-    """The command with the folders of runs that exist by now; None if one is still missing."""
-    words = []
-    for word in command:
-        if "$(echo " in word:
-            before, _, pattern = word.partition("$(echo ")
-            root, _, rest = pattern.removesuffix(")").partition("/*/")
-            found = sorted(Path(root).glob(f"*/{rest}"))
-            found = [path for path in found if _run_of(path).joinpath("metrics.json").exists()]
-            if not found:
-                return None
-            word = f"{before}{found[-1]}"
-        words.append(word)
-    return words
+def next_of(wanted: Sequence[Missing], running: Sequence[Missing]) -> Missing | None:
+    """The command that may start now; None where none may.
+
+    What a finished run still needs goes before another training, so that an interrupted study has whole rows.
+    A training that needs what one beside it makes waits for that by itself.
+    """
+    measurements = sorted((entry for entry in wanted if entry.stage != TRAIN), key=rank, reverse=True)
+    trainings = sorted((entry for entry in wanted if entry.stage == TRAIN), key=rank)
+    for entry in (*measurements, *trainings):
+        if entry.is_ready and not _needs_another(entry, (*wanted, *running)):
+            return entry
+    return None
 
 
-def _run_of(path: Path) -> Path:
-    return path if path.name.startswith("seed") else path.parent  # a checkpoint lies in its run
-
-
-class Schedule:
-    """Which command is next: what a finished run still needs before another training, so that an
-    interrupted study has whole rows. What needs the work of a job beside it waits for that by itself."""
-
-    def __init__(self, entries: Sequence[Missing]) -> None:
-        self.waiting = sorted(entries, key=rank)
-        self.running: list[Missing] = []
-
-    def next(self) -> tuple[Missing, list[str]] | None:
-        """The command that may start now, with the folders of its runs; None where none may."""
-        measurements = [entry for entry in reversed(self.waiting) if entry.stage != TRAIN]
-        trainings = [entry for entry in self.waiting if entry.stage == TRAIN]
-        for entry in (*measurements, *trainings):
-            command = expanded(entry.command)
-            if command is not None and not self._needs_another(entry):
-                return self._start(entry), command
-        return None
-
-    def _start(self, entry: Missing) -> Missing:
-        self.waiting.remove(entry)
-        self.running.append(entry)
-        return entry
-
-    def _needs_another(self, entry: Missing) -> bool:
-        """Is there still a command of an earlier stage that measures something of the same run?"""
-        if entry.stage == TRAIN:
-            return False
-        earlier = (e for e in (*self.waiting, *self.running) if TRAIN < e.stage < entry.stage)
-        return any(subject(e) == subject(entry) for e in earlier)
+def _needs_another(entry: Missing, others: Sequence[Missing]) -> bool:
+    """Is there still a command of an earlier stage that measures something of the same run?"""
+    if entry.stage == TRAIN:
+        return False
+    return any(TRAIN < e.stage < entry.stage and subject(e) == subject(entry) for e in others)
 
 
 def subject(entry: Missing) -> str:
@@ -161,32 +129,33 @@ def execute(
     """
     failed: list[str] = []
     given: set[tuple[str, ...]] = set()
-    while wanted := [entry for entry in missing(study, second, only) if entry.command not in given]:
-        schedule, place, before = Schedule(wanted), itertools.count(1), len(given)
-        busy: dict[Future[int], tuple[Missing, list[str]]] = {}
-        with ThreadPoolExecutor(jobs) as pool:
-            while True:
-                while len(busy) < jobs and (keep_going or not failed):
-                    found = schedule.next()
-                    if found is None:
-                        break
-                    entry, command = found
-                    print(f"[{STAGES[entry.stage]} {next(place)}/{len(wanted)}] {entry}", flush=True)
-                    given.add(entry.command)
-                    busy[pool.submit(call, command)] = found
-                if not busy:
+    busy: dict[Future[int], Missing] = {}
+    wanted = missing(study, second, only)
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            while len(busy) < jobs and (keep_going or not failed):
+                entry = next_of(wanted, tuple(busy.values()))
+                if entry is None:
                     break
-                for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                    entry, command = busy.pop(future)
-                    schedule.running.remove(entry)
-                    if status := future.result():
-                        failed.append(f"status {status}: {shlex.join(command)}")
-        if failed and not keep_going:
-            raise UserError(f"a command ended with {failed[0]}")
-        if len(given) == before:
-            break  # what is left needs a run that failed
+                given.add(entry.command)
+                wanted.remove(entry)
+                place, total = len(given), len(given) + len(wanted)
+                print(f"[{place}/{total}, {STAGES[entry.stage]}] {entry}", flush=True)
+                busy[pool.submit(call, entry.command)] = entry
+            if not busy:
+                break
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                entry = busy.pop(future)
+                if status := future.result():
+                    failed.append(f"status {status}: {shlex.join(entry.command)}")
+                if entry.stage != EVALUATE:  # its run now has a name, which others of its commands need
+                    wanted = [one for one in missing(study, second, only) if one.command not in given]
+    if failed and not keep_going:
+        raise UserError(f"a command ended with {failed[0]}")
     for line in failed:
         print(f"failed with {line}", file=sys.stderr)
+    for entry in wanted:
+        print(f"left out, since it needs one that failed: {entry}", file=sys.stderr)
     return len(failed)
 
 

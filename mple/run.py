@@ -28,7 +28,7 @@ from mple.data.stage import disk_may_fill
 
 NOT_IDENTITY = (
     *("outputs", "logger", "seed", "name", "hydra"),
-    *("teacher_seed", "teacher_updates", "student_updates", "fine_tuning_lr", "sizes"),
+    *("teacher_seed", "teacher_updates", "student_updates", "updates_of", "fine_tuning_lr", "sizes"),
 )
 """Settings that do not change what a run learns, that have a folder level of their own, or that others are
 made of (a run's own size and number of updates are told apart from the budget they come from)."""

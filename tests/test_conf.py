@@ -146,6 +146,14 @@ def test_as_far_as_in_the_paper(update: int, updates: int, warmup_steps: int, ex
     assert as_far_as(update, updates, warmup_steps) == expected
 
 
+def test_the_autoregressive_model_beside_a_nat_has_its_updates() -> None:
+    def updates(*words: str) -> int:
+        return job("+experiment=at", "teacher_updates=700", "student_updates=900", *words).cfg.updates
+
+    assert [updates(), updates("size=tiny"), updates("size=student")] == [700, 700, 900]
+    assert updates("size=student", "updates=300") == 300
+
+
 def test_students_that_sweep_the_optimizer_share_their_teachers() -> None:
     made, other = (job("+experiment=vanilla_kd", *more) for more in ((), ("optimizer.lr=0.1",)))
     assert made.run.folder != other.run.folder

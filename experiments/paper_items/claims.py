@@ -99,7 +99,10 @@ def better(library: Library, text: str, left: Training, right: Training) -> Part
     part = above(text, of_test(ours, "tokenised_bleu"), of_test(theirs, "tokenised_bleu"), "BLEU")
     if part.value is None or part.interval is not None:
         return part
-    mine, other = runs.sentence_counts(ours[0]), runs.sentence_counts(theirs[0])
+    pairs = [(left, right) for left in ours for right in theirs if left.seed == right.seed]
+    if not pairs:
+        return part
+    mine, other = (runs.sentence_counts(run) for run in pairs[0])
     if mine is None or other is None or len(mine) != len(other):
         return part
     found = bleu_difference(mine, other)
@@ -173,8 +176,8 @@ def lead(total: np.ndarray, part: np.ndarray, bleu: np.ndarray) -> Interval:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.abs((left * right).sum(1) / np.sqrt((left**2).sum(1) * (right**2).sum(1)))
 
-    found = correlations(total) - correlations(part)
-    found = found[np.isfinite(found)]
+    differ = np.logical_and.reduce([np.ptp(values[index], axis=1) > 0 for values in (total, part, bleu)])
+    found = (correlations(total) - correlations(part))[differ]
     low, high = np.quantile(found, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Interval(abs(pearson(total, bleu)) - abs(pearson(part, bleu)), float(low), float(high), LEVEL)
 

@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,15 @@ def default_budget(data_file: str) -> str:
     return "mini"
 
 
+@cache
+def hides(experiment: str) -> bool:
+    """Has the method a proxy input that hides and shows parts of T? Then L_input needs an input predictor."""
+    path = CONF / "experiment" / f"{experiment}.yaml"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    chosen = re.search(r"^ +- override /proxy_input: (\w+)", text, re.MULTILINE)
+    return chosen is not None and chosen[1] != "blank"
+
+
 LANGUAGES = {"multi30k": ("de", "en"), "tatoeba": ("en", "de")}
 MODES = ("order", "formality", "tense", "separable")
 
@@ -259,6 +268,11 @@ class Missing:
     command: tuple[str, ...]
     stage: int
 
+    @property
+    def is_ready(self) -> bool:
+        """Are the runs there that it needs?"""
+        return not any("$(" in word for word in self.command)
+
     def __str__(self) -> str:
         # A folder that does not exist yet is named by the shell, when it does.
         return " ".join(word if "$(" in word else shlex.quote(word) for word in self.command)
@@ -293,10 +307,11 @@ class Library:
         own = _by_identity(study.outputs)
         recorded = {} if study.records is None else _by_identity(study.records)
         for identity in dict.fromkeys((*own, *recorded)):
-            folder = own.get(identity) or recorded[identity]
-            record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            found = Finished(folder, record, recorded.get(identity))
-            self._runs.setdefault(identity[:2], []).append(found)
+            folder, kept = own.get(identity) or recorded[identity], recorded.get(identity)
+            text = (folder / "metrics.json").read_text(encoding="utf-8")
+            if kept is not None and (kept / "metrics.json").read_text(encoding="utf-8") != text:
+                kept = None  # made again: what was recorded speaks of other weights
+            self._runs.setdefault(identity[:2], []).append(Finished(folder, json.loads(text), kept))
 
     def on(self, data: str) -> "Library":
         """The same runs' folder, another data set; what is missing there is noted here."""
@@ -330,10 +345,19 @@ class Library:
                     self.miss(Missing(self.train_command(training, seed), TRAIN))
         return sorted(runs, key=lambda run: run.seed)
 
+    def partner(self, training: Training, seed: int) -> Finished | None:
+        """The run that stands beside another one of `seed`: of the same seed, or the first where there is
+        none and none is wanted."""
+        runs = {run.seed: run for run in self.runs(training)}
+        is_wanted = self.study.seeds > 1 and seed <= self.study.seeds
+        return runs.get(seed) or (None if is_wanted else next(iter(runs.values()), None))
+
     def measured(
         self, training: Training, wanted: Evaluation, note: bool = True
     ) -> list[tuple[Finished, dict[str, float]]]:
         """The runs of a row that were measured so; those that were not are noted, with their command."""
+        if note and wanted in (MPLE, CONFIDENCE) and hides(training.experiment):
+            self.predictor(training)
         wanted = self._mple() if wanted == MPLE else wanted
         runs = self.runs(training, note)
         found = []
@@ -377,16 +401,20 @@ class Library:
 
     def predictor(self, training: Training) -> None:
         """Note the input predictors that the runs of a row lack: L_input and input sampling need one."""
-        vanillas = {run.seed: run for run in self.runs(VANILLA)}
         runs = {run.seed: run for run in self.runs(training)}
         for seed in runs or range(1, self.study.seeds + 1):
-            if seed in runs and runs[seed].files("input_predictor/*/input_predictor.json"):
+            if seed in runs and self._is_predicted(runs[seed]):
                 continue
             folder = self.folder(training, runs[seed]) if seed in runs else self.future(training, seed)
-            other = vanillas.get(seed) or next(iter(vanillas.values()), None)
+            other = self.partner(VANILLA, seed)
             vanilla = self.folder(VANILLA, other) if other else self.future(VANILLA, seed)
             words = ("+experiment=input_predictor", f"of={folder}", f"vanilla={vanilla}")
             self.miss(Missing(("python", "train.py", *words), PREDICT))
+
+    def _is_predicted(self, run: Finished) -> bool:
+        """Has the run an input predictor, or everything that one is for?"""
+        found = any(run.folder.glob("input_predictor/*/input_predictor.json")) and run.has_weights
+        return found or all(run.measured(wanted) is not None for wanted in (self._mple(), CONFIDENCE))
 
     def train_command(self, training: Training, seed: int) -> tuple[str, ...]:
         options = data_options(self.study.data)

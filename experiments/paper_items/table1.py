@@ -73,11 +73,10 @@ def datasets(library: Library) -> tuple[Dataset, ...]:
 
 def correlation(library: Library, of: Dataset) -> Number | None:
     """Ĉ in bits per token, of each NAT with the AT of its seed (else of the first seed)."""
-    ats = {run.seed: run for run in library.runs(of.at)}
     found: list[tuple[Finished, dict[str, float]]] = []
     nats = library.runs(of.nat)
     for nat in nats:
-        other = ats.get(nat.seed) or next(iter(ats.values()), None)
+        other = library.partner(of.at, nat.seed)
         metrics = nat.measured(total_correlation(other.folder, of.text)) if other else None
         if metrics is not None:
             found.append((nat, metrics))

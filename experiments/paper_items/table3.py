@@ -28,7 +28,6 @@ def sampled(library: Library, training: Training) -> Number | None:
     """BLEU with input sampling. A vanilla NAT has nothing to sample: its Z never tells anything."""
     if training == VANILLA:
         return of_test(library.runs(training), "tokenised_bleu")
-    library.predictor(training)
     return of_metrics(library.measured(training, CONFIDENCE), "sampled_tokenised_bleu")
 
 

@@ -11,6 +11,7 @@ from experiments.paper_items import claims, item, table1, table2, table3
 from experiments.paper_items.runs import (
     COUNTS,
     MPLE,
+    PREDICT,
     TRAIN,
     Library,
     Study,
@@ -112,6 +113,33 @@ def test_what_needs_the_weights_of_a_record_is_trained_for(tmp_path: Path) -> No
     assert training.stage == TRAIN
     assert "+experiment=vanilla_kd" in training.command
     assert f"run=$(echo {tmp_path / 'new'}/vanilla_kd/grammar/*/seed1)" in evaluation.command
+
+
+def test_a_recorded_input_predictor_has_no_weights_either(tmp_path: Path) -> None:
+    outputs, to, new = tmp_path / "outputs", tmp_path / "records", tmp_path / "new"
+    run = fake.make_run(outputs, "cmlm")
+    fake.predictor(run)
+    fake.evaluate(run, "mple", similarity=3.0)
+    recorded(outputs, to)
+    library = Library(Study(new, records=to))
+    table3.make(library)
+    assert any(entry.stage == PREDICT and "/cmlm/" in str(entry) for entry in library.missing)
+    fake.evaluate(run, "confidence", sampled_tokenised_bleu=3.0)
+    recorded(outputs, to)
+    library = Library(Study(new, records=to))
+    table3.make(library)
+    assert not any("/cmlm/" in str(entry) for entry in library.missing)
+
+
+def test_a_record_of_other_weights_is_left_alone(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.evaluate(fake.make_run(outputs, "vanilla_kd", bleu=20.0), "mple", similarity=3.0)
+    recorded(outputs, to)
+    shutil.rmtree(outputs)
+    fake.make_run(outputs, "vanilla_kd", bleu=25.0)
+    (run,) = Library(Study(outputs, records=to)).runs(Training("vanilla_kd"))
+    assert run.record["test"]["tokenised_bleu"] == 25.0
+    assert run.measured(MPLE) is None
 
 
 def test_a_measurement_beside_a_recorded_run_is_known_by_what_follows_the_outputs(tmp_path: Path) -> None:

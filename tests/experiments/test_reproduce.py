@@ -105,23 +105,36 @@ def test_a_run_is_measured_before_the_next_is_trained(tmp_path: Path) -> None:
 
 
 def test_what_starts_from_a_run_waits_for_its_end(tmp_path: Path) -> None:
-    schedule = reproduce.Schedule(reproduce.missing(Study(tmp_path)))
-    started = []
-    while (found := schedule.next()) is not None:
-        started.append(found[0])
-    assert all(entry.stage == TRAIN for entry in started)
-    assert [reproduce.rank(entry) for entry in started] == sorted(map(reproduce.rank, started))
-    held = [str(entry) for entry in schedule.waiting if entry.stage == TRAIN]
-    assert len(held) == 2
-    assert all("figure1_initial" in line for line in held)
-    folder = fake.make_run(tmp_path, "figure1_initial")
+    def able() -> list[str]:
+        wanted, started = reproduce.missing(Study(tmp_path)), []
+        while (entry := reproduce.next_of(wanted, started)) is not None:
+            wanted.remove(entry)
+            started.append(entry)
+        assert all(entry.stage == TRAIN for entry in started)
+        assert [reproduce.rank(entry) for entry in started] == sorted(map(reproduce.rank, started))
+        return [str(entry) for entry in started if "name=figure1_" in str(entry)]
+
+    assert [line.count("name=figure1_initial") for line in able()] == [1]
+    folder = fake.make_run(tmp_path, "figure1_initial", overrides="updates=333")
     (folder / "metrics.json").rename(folder / "moved.json")
     (folder / "last.ckpt").touch()
-    assert schedule.next() is None  # it has a checkpoint, but has not come to its end
+    assert len(able()) == 1  # it has a checkpoint, but has not come to its end
     (folder / "moved.json").rename(folder / "metrics.json")
-    found = schedule.next()
-    assert found is not None
-    assert f"start={folder}/last.ckpt" in found[1]
+    assert [f"start={folder}/last.ckpt" in line for line in able()] == [True, True]
+
+
+def test_another_configuration_of_the_same_name_is_not_measured(tmp_path: Path) -> None:
+    fake.make_run(tmp_path, "vanilla_kd", overrides="proxy_target.teacher=big", key="22222222")
+    call = Pretended(tmp_path)
+    assert reproduce.execute(Study(tmp_path), None, False, call) == 0
+    assert not any("22222222" in word for command in call.given for word in command)
+
+
+def test_an_evaluation_that_failed_is_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = Pretended(tmp_path, "estimator=confidence")
+    assert reproduce.execute(Study(tmp_path), None, True, call, only=["table3"]) == 6
+    assert sum("estimator=confidence" in command for command in call.given) == 6
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
@@ -136,7 +149,11 @@ def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
 def test_keep_going_leaves_out_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, call = Study(tmp_path), Pretended(tmp_path, "+experiment=cmlm")
     assert reproduce.execute(study, None, True, call) == 1
-    assert capsys.readouterr().err.count("failed with status 3: python train.py") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("failed with status 3: python train.py")
+    assert said[1:]  # its input predictor and its measurements
+    assert all(line.startswith("left out, since it needs one that failed: ") for line in said[1:])
+    assert all("cmlm" in line for line in said[1:])
     left = [str(entry) for entry in reproduce.missing(study)]
     assert left
     assert all("cmlm" in line and "cmlm_fixed" not in line for line in left)

@@ -12,6 +12,7 @@ from experiments.paper_items.runs import (
     EVALUATE,
     LPD,
     MPLE,
+    PREDICT,
     Evaluation,
     Library,
     Study,
@@ -148,16 +149,27 @@ def test_unknown_data_are_named() -> None:
 
 
 def test_evaluations_are_told_apart_by_their_settings(tmp_path: Path) -> None:
-    run = fake.make_run(tmp_path, "glat_dynkd")
+    run = fake.make_run(tmp_path, "axe_tau5")
     fake.evaluate(run, "text", tokenised_bleu=1.0)
     fake.evaluate(run, "text", fake.LPD, tokenised_bleu=2.0)
     own = library(tmp_path)
-    training = Training("glat_dynkd")
+    training = Training("axe_tau5")
     number = of_metrics(own.measured(training, LPD), "tokenised_bleu")
     assert number is not None
     assert number.values == {1: 2.0}
     assert own.measured(training, MPLE) == []
     assert [str(entry) for entry in own.missing] == [f"python evaluate.py run={run} estimator=mple"]
+
+
+def test_a_method_that_hides_parts_of_t_needs_an_input_predictor_first(tmp_path: Path) -> None:
+    for name in ("cmlm_fixed", "glat_dynkd", "vanilla_dynkd", "oaxe_10k"):
+        fake.make_run(tmp_path, name)
+    fake.make_run(tmp_path, "vanilla_kd")
+    own = library(tmp_path)
+    for name in ("cmlm_fixed", "glat_dynkd", "vanilla_dynkd", "oaxe_10k"):
+        own.measured(Training(name), MPLE)
+    predicted = [entry.command[3] for entry in own.missing if entry.stage == PREDICT]
+    assert [word.split("/")[-4] for word in predicted] == ["cmlm_fixed", "glat_dynkd"]
 
 
 def test_input_predictors_are_asked_for_once(tmp_path: Path) -> None:
