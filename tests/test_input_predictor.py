@@ -8,6 +8,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
@@ -269,10 +270,14 @@ def test_confidence_and_bleu_of_both_decodings(runs: dict[str, Path]) -> None:
     found = Confidence(InputSampling(seed=3), split="valid")(run)
     _, sources, references = run.data.text("valid")
     sampling = InputSampling(seed=3).prepared(distribution=run.input_distribution())
+    sums = []
     for way, decoding in (("default", Argmax()), ("sampled", sampling)):
         outputs = run.translate("valid", decoding)
+        sums.append(sacrebleu.corpus_bleu(outputs, [references]).score)
         bleu = run.module.score("valid", sources, references, outputs)["tokenised_bleu"]
         assert found[f"{way}_tokenised_bleu"] == bleu
         parts = [found[f"{way}_confidence_{part}_nats_per_token"] for part in ("input", "target")]
         assert found[f"{way}_confidence_nats_per_token"] == pytest.approx(sum(parts))
+    assert found["sampling_gain_bleu"] == pytest.approx(sums[1] - sums[0])
+    assert found["sampling_gain_low_bleu"] <= found["sampling_gain_bleu"] <= found["sampling_gain_high_bleu"]
     assert found["default_confidence_nats_per_token"] != found["sampled_confidence_nats_per_token"]

@@ -14,10 +14,9 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from scipy import stats
 
-from mple.estimator.statistics import Bootstrap, Interval
+from mple.estimator.statistics import Interval
 
 LEVEL = 0.95
 _ROUNDING = 1e-9  # seeds that differ by less are equal
@@ -75,6 +74,10 @@ class Number:
                 sentences[seed] = (found.low, found.high)
         return Number(values, sentences)
 
+    def __neg__(self) -> "Number":
+        sentences = {seed: (-high, -low) for seed, (low, high) in self.sentences.items()}
+        return Number({seed: -value for seed, value in self.values.items()}, sentences, self.note)
+
     def scaled(self, factor: float) -> "Number":
         """Every value times a positive `factor`."""
         sentences = {seed: (factor * low, factor * high) for seed, (low, high) in self.sentences.items()}
@@ -109,43 +112,3 @@ def difference(left: Interval, right: Interval) -> Interval:
     below = math.hypot(left.value - left.low, right.high - right.value)
     above = math.hypot(left.high - left.value, right.value - right.low)
     return Interval(value, value - below, value + above, LEVEL)
-
-
-def bleu_difference(left: np.ndarray, right: np.ndarray, bootstrap: Bootstrap | None = None) -> Interval:
-    """sacreBLEU (13a) of one system's `counts` minus that of another's on the same references, with a paired
-    bootstrap over sentences.
-
-    Each resample is a corpus: its n-gram counts are the sums of those of the drawn sentences.
-    """
-    bootstrap = bootstrap or Bootstrap(resamples=1000)
-    generator = np.random.default_rng(bootstrap.seed)
-    n = len(left)
-    drawn = generator.multinomial(n, np.full(n, 1 / n), size=bootstrap.resamples)  # (R, n)
-    found = _bleu(drawn @ left) - _bleu(drawn @ right)
-    tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    value = float((_bleu(left.sum(0)[None]) - _bleu(right.sum(0)[None]))[0])
-    return Interval(value, float(low), float(high), bootstrap.level)
-
-
-def counts(hypotheses: list[str], references: list[str]) -> np.ndarray:
-    """(n, 10): matched n-grams by order, all n-grams by order, words of the output and of the reference."""
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU()
-    rows = []
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        score = metric.corpus_score([hypothesis], [[reference]])
-        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
-    return np.array(rows, np.int64)
-
-
-def _bleu(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU of summed counts (R, 10); orders without a match count 1/2, 1/4, …, as in sacreBLEU."""
-    matched, totals = sums[:, :4].astype(float), sums[:, 4:8].astype(float)
-    halvings = (matched == 0).cumsum(1)
-    matched = np.where(matched == 0, 0.5**halvings, matched)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precisions = np.log(matched / totals).mean(1)
-        penalty = np.minimum(0.0, 1 - sums[:, 9] / sums[:, 8])
-        return np.where((totals > 0).all(1), 100 * np.exp(precisions + penalty), 0.0)

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from experiments.collect import Run
-from experiments.paper_items.numbers import Number, counts
+from experiments.paper_items.numbers import Number
 from mple.checks import UserError
 from mple.data.corpus import Corpus
+from mple.estimator.paired_bleu import counts
 
 CONF = Path(__file__).parents[2] / "conf"
 NEUTRAL = ("+experiment", "size", "name", "seed", "teacher_seed", "data", "budget", "outputs", "logger")
@@ -466,8 +467,8 @@ class Library:
 
 
 def sentence_counts(run: Finished) -> np.ndarray | None:
-    """What corpus BLEU of the run's test sums up, (sentences, 10): see `numbers.counts`. Recorded, or counted
-    from its outputs and the prepared data beside it; None where neither is there.
+    """What corpus BLEU of the run's test sums up, (sentences, 10): see `paired_bleu.counts`. Recorded, or
+    counted from its outputs and the prepared data beside it; None where neither is there.
 
     `run.folder` is OUTPUTS/<experiment>/<data>/<key>/seed<k>, the data are OUTPUTS/data/<data>/test-<hash>.
     """

@@ -10,6 +10,7 @@ from functools import reduce
 from operator import add
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from mple import checks
@@ -18,6 +19,7 @@ from mple.decoding.argmax import Argmax
 from mple.decoding.input_sampling import InputSampling
 from mple.estimator.confidence import Confidence as Found
 from mple.estimator.confidence import decode_default, decode_sampled
+from mple.estimator.paired_bleu import bleu_difference, counts
 from mple.evaluation.finished import Finished
 from mple.launch import console
 from mple.model.nat import NAT
@@ -26,6 +28,9 @@ from mple.model.nat import NAT
 @dataclass(frozen=True)
 class Confidence:
     """I of what the run itself decodes, and its BLEU: keys begin with `default_` and `sampled_`.
+
+    `sampling_gain_bleu` is sacreBLEU of input sampling less that of default decoding, with an interval over
+    sentences (paired bootstrap).
 
     A run whose proxy input hints nothing has `default_` alone: its log P(Z* | X) is 0, and there is nothing
     to sample.
@@ -52,21 +57,27 @@ class Confidence:
             console.print(
                 "Z is never anything but Z*: log P(Z* | X) is 0 by definition, and nothing is sampled"
             )
-            return self._of("default", run, Argmax(), decode_default)
+            return self._of("default", run, Argmax(), decode_default)[0]
         distribution = run.input_distribution(self.decoding.input_predictor)
         sampling = self.decoding.prepared(distribution=distribution)
-        return {
-            **self._of("default", run, Argmax(), lambda nat, src: decode_default(nat, src, distribution)),
-            **self._of("sampled", run, sampling, lambda nat, src: decode_sampled(nat, src, sampling)),
-        }
+        default, of_default = self._of(
+            "default", run, Argmax(), lambda nat, src: decode_default(nat, src, distribution)
+        )
+        sampled, of_sampled = self._of(
+            "sampled", run, sampling, lambda nat, src: decode_sampled(nat, src, sampling)
+        )
+        gain = bleu_difference(of_sampled, of_default).metrics("sampling_gain", "bleu")
+        return default | sampled | gain
 
     def _of(
         self, way: str, run: Finished, decoding: object, measure: Callable[[NAT, Tensor], Found]
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], np.ndarray]:
+        """Metrics, and the counts of each sentence that BLEU sums up."""
         model: NAT = run.module.model  # type: ignore[assignment]
         found = reduce(add, (measure(model, batch.src_tokens) for batch in run.batches(self.split)))
         _, sources, references = run.data.text(self.split)
         outputs = run.translate(self.split, decoding)
         bleu = run.module.score(self.split, sources, references, outputs)["tokenised_bleu"]
         metrics = found.metrics() | {"tokenised_bleu": bleu}
-        return {f"{way}_{name}": value for name, value in metrics.items()}
+        named = {f"{way}_{name}": value for name, value in metrics.items()}
+        return named, counts(outputs, references)

@@ -108,6 +108,7 @@ def make_all(outputs: Path, seed: int = 1) -> None:
         evaluate(run, "latency", {"estimator": beside}, **speed)
         confidence: dict[str, Any] = {"default_confidence_nats_per_token": -1.0}
         confidence |= {"sampled_confidence_nats_per_token": -0.5, "sampled_tokenised_bleu": bleu - 1}
+        confidence |= ends("sampling_gain", "bleu", -1.0, 0.5)
         evaluate(run, "confidence", **confidence)
         predictor(run)
     texts = [(data, "raw") for data in ("grammar", "grammar_p20", "grammar_p05", "grammar_p00")] + [

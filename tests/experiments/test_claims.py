@@ -12,7 +12,7 @@ from experiments.paper_items.claims import FAILS, HOLDS, OPEN, Part, Verdict, ju
 from experiments.paper_items.numbers import OVER_SEEDS, OVER_SENTENCES, Number
 from experiments.paper_items.runs import Library, Study, Training
 from mple.estimator.mple_loss import MpleLoss
-from mple.estimator.statistics import Interval
+from mple.estimator.statistics import Bootstrap, Interval
 from tests.experiments import fake
 
 SEEDS = (1, 2, 3)
@@ -213,8 +213,49 @@ def test_input_sampling(cmlm: float, glat: float, outcome: str, tmp_path: Path) 
     for name, gain in (("cmlm", cmlm), ("glat_kd", glat)):
         for seed in SEEDS:
             run = fake.make_run(tmp_path, name, seed, bleu=20.0)
-            fake.evaluate(run, "confidence", sampled_tokenised_bleu=20 + gain + NOISE[seed])
+            fake.evaluate(run, "confidence", **fake.ends("sampling_gain", "bleu", gain + NOISE[seed], 9.0))
     assert judged(claims.sampling, tmp_path).outcome == outcome
+
+
+@pytest.mark.parametrize(("half", "outcome"), [(0.5, HOLDS), (1.5, OPEN)])
+def test_input_sampling_of_one_seed_is_judged_over_sentences(
+    half: float, outcome: str, tmp_path: Path
+) -> None:
+    for name, gain in (("cmlm", 1.0), ("glat_kd", -1.0)):
+        run = fake.make_run(tmp_path, name)
+        fake.evaluate(run, "confidence", **fake.ends("sampling_gain", "bleu", gain, half))
+    verdict = judged(claims.sampling, tmp_path)
+    assert verdict.outcome == outcome
+    assert {part.basis for part in verdict.parts} == {OVER_SENTENCES}
+
+
+def test_runs_of_one_seed_are_compared(tmp_path: Path) -> None:
+    """Two seeds here and one there: over sentences of the seed that both have."""
+    references = ["ein hund rennt im park", "zwei männer sitzen am see"]
+    fake.prepare(tmp_path, ["a", "b"], references)
+    for name, seed, lines in (
+        ("vanilla_kd", 1, ["ganz falsch", "auch das"]),
+        ("vanilla_kd", 2, references),
+        ("vanilla_raw", 2, references),
+    ):
+        run = fake.make_run(tmp_path, name, seed, bleu=50.0)
+        (run / "hypotheses.test.txt").write_text("".join(f"{line}\n" for line in lines))
+    part = claims.better(Library(Study(tmp_path)), "", Training("vanilla_kd"), Training("vanilla_raw"))
+    assert part.value == 0
+
+
+def test_resamples_of_one_method_alone_have_no_correlation() -> None:
+    """Of three methods a ninth of the resamples are one method three times."""
+    total, part, bleu = np.array([0.1, 0.7, 0.3]), np.array([0.3, 0.9, 0.7]), np.array([0.7, 0.1, 0.6])
+    found = claims.lead(total, part, bleu)
+    generator = np.random.default_rng(Bootstrap().seed)
+    index = generator.integers(0, 3, (Bootstrap().resamples, 3))
+    rows = [row for row in index if len(set(row)) > 1]
+    gaps = [
+        abs(np.corrcoef(total[row], bleu[row])[0, 1]) - abs(np.corrcoef(part[row], bleu[row])[0, 1])
+        for row in rows
+    ]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(gaps, [0.025, 0.975])))
 
 
 @pytest.mark.parametrize(("big", "outcome"), [(22.0, HOLDS), (25.0, FAILS), (23.0, OPEN)])
