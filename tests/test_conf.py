@@ -181,6 +181,16 @@ def test_the_key_of_a_run_knows_its_teachers_and_nothing_that_it_does_not_use() 
     assert key("+experiment=oaxe_10k") != key("+experiment=oaxe_10k", "sizes.base.dropout=0.5")
 
 
+def test_chinese_is_segmented_and_scored_as_chinese() -> None:
+    def settings(src: str, tgt: str) -> tuple[object, ...]:
+        data = compose("data=tatoeba", "data.root=x", f"data.src_lang={src}", f"data.tgt_lang={tgt}").data
+        return data.vocabulary.joint, dict(data.vocabulary.segment), data.tokenize
+
+    assert settings("en", "de") == (True, {}, "13a")
+    assert settings("en", "zh") == (False, {"zh": "jieba"}, "zh")
+    assert settings("zh", "en") == (False, {"zh": "jieba"}, "13a")
+
+
 @pytest.mark.parametrize("name", names("data"))
 def test_every_data_file_composes(name: str) -> None:
     root = [] if name == "grammar" else ["data.root=somewhere"]

@@ -51,8 +51,9 @@ class Dataset:
 
 
 def datasets(library: Library) -> tuple[Dataset, ...]:
-    """Text: real data, a teacher's text for them, and two synthetic ones of their target side. Grammar: four
-    probabilities of its modes, since there C is known, and a teacher's text for the first."""
+    """Text: real data, a teacher's text for them, and two synthetic ones of their target side (not of
+    Tatoeba, which has no file of one language). Grammar: four probabilities of its modes, since there C is
+    known, and a teacher's text for the first."""
     data = library.study.data
     if data.startswith("grammar"):
         return (
@@ -62,10 +63,12 @@ def datasets(library: Library) -> tuple[Dataset, ...]:
             Dataset("Grammar, modes 0.05", "grammar_p05"),
             Dataset("Grammar, one mode", "grammar_p00"),
         )
+    own = (Dataset(data, data, paper="WMT14 En-De"), Dataset(f"{data}, KD", data, "kd"))
+    if data.startswith("tatoeba"):
+        return own
     language = data.rpartition("-")[2] if "-" in data else "en"
     return (
-        Dataset(data, data, paper="WMT14 En-De"),
-        Dataset(f"{data}, KD", data, "kd"),
+        *own,
         Dataset("Synthetic B", f"synthetic_b_{language}", paper="Synthetic B"),
         Dataset("Synthetic A", f"synthetic_a_{language}", paper="Synthetic A"),
     )

@@ -10,6 +10,7 @@ later. Text is UTF-8; white space at both ends of a sentence is dropped, nothing
 
 import gzip
 import hashlib
+import re
 import zlib
 from array import array
 from collections import defaultdict
@@ -106,7 +107,11 @@ class LineFiles:
 
 @dataclass(frozen=True)
 class TsvFile:
-    """One file with tab-separated columns, plain or `.gz`, such as Tatoeba's; columns count from 0.
+    """One file with tab-separated columns, plain or `.gz`, such as Tatoeba's.
+
+    path: the file, or a folder that holds it under the name of its languages: for English and German
+    `en-de.tsv` or `de-en.tsv`, plain or `.gz`. `src_column` and `tgt_column` count from 0; None takes the
+    order of the languages in the name, or the first two columns where the name has none.
 
     The file is divided by a hash of the source sentence, so that a source is in one split only, always the
     same one. `valid` and `test` are numbers of *distinct sources*; there each source appears once, with the
@@ -118,15 +123,43 @@ class TsvFile:
     path: str
     src_lang: str
     tgt_lang: str
-    src_column: int = 0
-    tgt_column: int = 1
+    src_column: int | None = None
+    tgt_column: int | None = None
     valid: int = 2000
     test: int = 2000
     multi_reference_test: bool = False
 
     def __post_init__(self) -> None:
         for name in ("src_column", "tgt_column", "valid", "test"):
-            whole(f"data.{name}", getattr(self, name), 0)
+            if getattr(self, name) is not None:
+                whole(f"data.{name}", getattr(self, name), 0)
+
+    @cached_property
+    def _file(self) -> Path:
+        root, pair = Path(self.path), (self.src_lang, self.tgt_lang)
+        if not root.is_dir():
+            return _existing_file(self.path)
+        names = [f"{a}-{b}.tsv{end}" for a, b in (pair, pair[::-1]) for end in ("", ".gz")]
+        for name in names:
+            if (root / name).is_file():
+                return root / name
+        raise UserError(f"data.root={root} must hold one of {', '.join(names)}; got {_listing(root)}")
+
+    @cached_property
+    def _columns(self) -> tuple[int, int]:
+        """Of the source and of the target."""
+        named, pair = re.fullmatch(r"([a-z]+)-([a-z]+)\.tsv(\.gz)?", self._file.name), (0, 1)
+        if named is not None and None in (self.src_column, self.tgt_column):
+            languages = [named[1], named[2]]
+            if sorted(languages) != sorted((self.src_lang, self.tgt_lang)):
+                raise UserError(
+                    f"data.root must name a file of {self.src_lang} and {self.tgt_lang}, or say its columns "
+                    f"with data.source.src_column and tgt_column; got {self._file.name}"
+                )
+            pair = (languages.index(self.src_lang), languages.index(self.tgt_lang))
+        given = (self.src_column, self.tgt_column)
+        src, tgt = (own if asked is None else asked for asked, own in zip(given, pair, strict=True))
+        return src, tgt
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """See `Source.pairs`.
@@ -153,20 +186,21 @@ class TsvFile:
         return int(np.count_nonzero(self._line_splits == SPLITS.index(split)))
 
     def inputs(self) -> dict[str, str]:
-        names = ("src_column", "tgt_column", "valid", "test", "multi_reference_test")
-        settings = {name: str(getattr(self, name)) for name in names}
-        return settings | {"sha256": file_sha256(_existing_file(self.path))}
+        settings = {name: str(getattr(self, name)) for name in ("valid", "test", "multi_reference_test")}
+        settings |= dict(zip(("src_column", "tgt_column"), map(str, self._columns), strict=True))
+        return settings | {"sha256": file_sha256(self._file)}
 
     def _read(self) -> Iterator[Pair]:
-        needed = max(self.src_column, self.tgt_column)
-        for line, text in enumerate(lines_of(_existing_file(self.path))):
+        src, tgt = self._columns
+        needed = max(src, tgt)
+        for line, text in enumerate(lines_of(self._file)):
             columns = text.split("\t") if text else [""] * (needed + 1)
             if len(columns) <= needed:
                 raise UserError(
-                    f"{self.path}, line {line + 1} must have at least {needed + 1} tab-separated columns; "
+                    f"{self._file}, line {line + 1} must have at least {needed + 1} tab-separated columns; "
                     f"got {len(columns)}"
                 )
-            yield line, columns[self.src_column].strip(), columns[self.tgt_column].strip()
+            yield line, columns[src].strip(), columns[tgt].strip()
 
     @cached_property
     def _line_splits(self) -> np.ndarray:

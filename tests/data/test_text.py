@@ -129,6 +129,32 @@ def test_tsv_splits_are_disjoint_complete_and_stable(tmp_path: Path) -> None:
     assert {src for _, src, _ in other.pairs("test")} == sources["test"]
 
 
+@pytest.mark.parametrize("name", ["en-de.tsv", "en-de.tsv.gz"])
+def test_tsv_in_a_folder_is_found_by_its_languages(name: str, tmp_path: Path) -> None:
+    lines = "".join(f"english {i}\tdeutsch {i}\n" for i in range(30)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    (tmp_path / "en-zh.tsv").write_text("".join(f"english {i}\t中文 {i}\n" for i in range(30)))
+    for src, tgt, first in (("en", "de", "english"), ("de", "en", "deutsch"), ("zh", "en", "中文")):
+        for path in (tmp_path, tmp_path / ("en-zh.tsv" if src == "zh" else name)):
+            pairs = list(TsvFile(str(path), src, tgt, valid=2, test=3).pairs("train"))
+            assert len(pairs) == 25
+            assert all(text.startswith(first) for _, text, _ in pairs)
+            assert not any(text.startswith(first) for _, _, text in pairs)
+
+
+def test_tsv_of_other_languages_is_refused_unless_its_columns_are_said(tmp_path: Path) -> None:
+    (tmp_path / "en-de.tsv").write_text("".join(f"english {i}\tdeutsch {i}\n" for i in range(30)))
+    with pytest.raises(UserError, match=r"must hold one of en-zh\.tsv, .*; got en-de\.tsv"):
+        list(TsvFile(str(tmp_path), "en", "zh").pairs("train"))
+    file = str(tmp_path / "en-de.tsv")
+    with pytest.raises(
+        UserError, match=r"must name a file of en and zh, or say its columns .* got en-de\.tsv"
+    ):
+        list(TsvFile(file, "en", "zh").pairs("train"))
+    given = TsvFile(file, "en", "zh", src_column=1, tgt_column=0, valid=2, test=3)
+    assert all(src.startswith("deutsch") for _, src, _ in given.pairs("train"))
+
+
 def test_tsv_references(tmp_path: Path) -> None:
     targets = write_tsv(tmp_path / "x.tsv")
     source = TsvFile(str(tmp_path / "x.tsv"), "en", "de", valid=7, test=9, multi_reference_test=True)
