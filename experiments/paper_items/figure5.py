@@ -1,19 +1,16 @@
 """Figure 5: L_NAT of proxies against C of the data; and L̂_MPLE against BLEU, with r and the β curve."""
 
 import sys
-from dataclasses import dataclass
 from functools import partial
 
 import matplotlib
 import numpy as np
 
-from experiments.paper_items import plots, table1, table2, table3
+from experiments.paper_items import correlation, plots, table1, table2
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.numbers import Number
-from experiments.paper_items.runs import MPLE, Library, Training, of_metrics, of_test
-from mple.checks import UserError
-from mple.estimator.correlation import CorrelationReport, ObjectiveCorrelation
-from mple.estimator.mple_loss import MpleLoss, MpleTable
+from experiments.paper_items.runs import Library, Training
+from mple.estimator.mple_loss import MpleTable
 
 ROWS = {
     "Raw Data": ("vanilla_raw", "table2", "Raw Data"),
@@ -30,44 +27,6 @@ NAT = "L_NAT"
 COLUMNS = {NAT: ".2f"}
 
 
-@dataclass(frozen=True)
-class Points:
-    """One point a method: what `estimator=mple` found, averaged over its runs."""
-
-    rows: tuple[MpleLoss, ...]
-
-    def report(self, beta: float) -> CorrelationReport | None:
-        """r of L̂_MPLE and BLEU; None with fewer than 3 methods, or where r is undefined."""
-        try:
-            return ObjectiveCorrelation(beta=beta)(MpleTable(self.rows)) if len(self.rows) > 2 else None
-        except UserError:
-            return None
-
-
-def beta_of(table: str) -> float:
-    """The paper's β for a table's language pair."""
-    return float(paper_row(table, "KD" if table in ("table2", "table7") else "Vanilla")["beta"])
-
-
-def points(library: Library, rows: dict[str, str], sampled: bool = False) -> Points:
-    """The methods of a table that were measured; with `sampled`, BLEU is that of input sampling."""
-    found = []
-    for label, experiment in rows.items():
-        training = Training(experiment)
-        measured = library.measured(training, MPLE)
-        bleu = (
-            table3.sampled(library, training)
-            if sampled
-            else of_test(library.runs(training), "tokenised_bleu")
-        )
-        nat = of_metrics(measured, "nat_loss", "bits_per_token")
-        similarity = of_metrics(measured, "similarity")
-        given = of_metrics(measured, "input_loss", "bits_per_token")
-        if bleu and nat and similarity:
-            found.append(MpleLoss(label, nat.mean, similarity.mean, bleu.mean, given.mean if given else 0.0))
-    return Points(tuple(found))
-
-
 def line(library: Library, label: str) -> Line:
     experiment, table, row = ROWS[label]
     training = Training(experiment)
@@ -75,7 +34,9 @@ def line(library: Library, label: str) -> Line:
     return Line(label, cells, tuple(library.runs(training)))
 
 
-def draw(lines: tuple[Line, ...], c: Number | None, targets: Points, beta: float) -> matplotlib.figure.Figure:
+def draw(
+    lines: tuple[Line, ...], c: Number | None, targets: correlation.Points, beta: float
+) -> matplotlib.figure.Figure:
     report = targets.report(beta)
     target = plots.figure(9.6 if report else 4.2, 3.0)
     panels = plots.axes(target, 1, 3 if report else 1)[0]
@@ -118,16 +79,9 @@ def make(library: Library) -> Item:
     lines = tuple(line(library, label) for label in ROWS)
     c = table1.correlation(library, table1.datasets(library)[0])
     paper_c = paper_number(paper_row("table1", "WMT14 En-De", "dataset"), "total_correlation")
-    beta = beta_of("table2")
-    targets = points(library, table2.ROWS)
-    report = targets.report(beta)
-    notes = list(library.notes)
-    if report is not None:
-        notes.append(f"r of L_MPLE and BLEU over {report.points} proxy targets: {report.r}, p {report.p:.3f}")
-        notes += [f"r of {name} alone: {value:.3f}" for name, value in report.parts.items()]
-        notes.append(f"best β {report.best_beta:g}; p that pays for the search {report.p_of_best:.3f}")
-    else:
-        notes.append(f"r needs estimator=mple of at least 3 proxy targets; there are {len(targets.rows)}")
+    beta = correlation.beta_of("table2")
+    targets = correlation.points(library, table2.ROWS)
+    notes = [*library.notes, *targets.notes(beta, "BLEU")]
     if any(table2.has_note(one) for one in lines):
         notes.append(table2.SHOWN_AS_IN_TRAINING)
     return Item(

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from experiments.paper_items import plots, table3
+from experiments.paper_items import correlation, plots
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.runs import CONFIDENCE, Library, Training, of_metrics, of_test
 
@@ -21,7 +21,7 @@ def lines(library: Library, label: str) -> list[Line]:
     paper = paper_row("table3", label)
     bleu = {
         DEFAULT: of_test(runs, "tokenised_bleu"),
-        SAMPLE: table3.sampled(library, training),
+        SAMPLE: correlation.sampled(library, training),
     }
     return [
         Line(

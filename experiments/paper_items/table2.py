@@ -4,6 +4,7 @@ import sys
 from functools import partial
 
 from experiments.paper_items import plots
+from experiments.paper_items.correlation import beta_of, points
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import MPLE, Library, Training, of_metrics, of_test, of_valid
@@ -77,7 +78,11 @@ def make(library: Library, table: str = "table2", title: str = "Table 2: proxy t
         columns=COLUMNS,
         lines=found,
         figure=partial(plots.versus, found, COLUMNS),
-        notes=(*([SHOWN_AS_IN_TRAINING] if any(map(has_note, found)) else []), *library.notes),
+        notes=(
+            *([SHOWN_AS_IN_TRAINING] if any(map(has_note, found)) else []),
+            *points(library, ROWS).notes(beta_of(table), "BLEU"),
+            *library.notes,
+        ),
         missing=tuple(library.missing),
         data=library.study.data,
     )

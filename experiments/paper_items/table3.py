@@ -4,9 +4,9 @@ import sys
 from functools import partial
 
 from experiments.paper_items import plots
+from experiments.paper_items.correlation import beta_of, points, sampled
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_table
-from experiments.paper_items.numbers import Number
-from experiments.paper_items.runs import CONFIDENCE, MPLE, VANILLA, Library, Training, of_metrics, of_test
+from experiments.paper_items.runs import MPLE, Library, Training, of_metrics, of_test
 from experiments.paper_items.table2 import SHOWN_AS_IN_TRAINING, has_note, nat_loss
 
 ROWS = {
@@ -22,13 +22,6 @@ ROWS = {
 
 INPUT, NAT, MPLE_LOSS, SAMPLE, DEFAULT = "L_input", "L_NAT", "L_MPLE", "BLEU sample", "BLEU default"
 COLUMNS = {INPUT: ".2f", NAT: ".2f", MPLE_LOSS: ".2f", SAMPLE: ".2f", DEFAULT: ".2f"}
-
-
-def sampled(library: Library, training: Training) -> Number | None:
-    """BLEU with input sampling. A vanilla NAT has nothing to sample: its Z never tells anything."""
-    if training == VANILLA:
-        return of_test(library.runs(training), "tokenised_bleu")
-    return of_metrics(library.measured(training, CONFIDENCE), "sampled_tokenised_bleu")
 
 
 def line(library: Library, label: str, training: Training, paper: dict[str, str]) -> Line:
@@ -53,6 +46,8 @@ def make(library: Library, table: str = "table3", title: str = "Table 3: proxy i
         line(library, label, Training(name), paper)
         for (label, name), paper in zip(ROWS.items(), papers, strict=True)
     )
+    beta = beta_of(table)
+    of_sample, of_default = points(library, ROWS, is_sampled=True), points(library, ROWS)
     return Item(
         name=table,
         title=title,
@@ -65,7 +60,12 @@ def make(library: Library, table: str = "table3", title: str = "Table 3: proxy i
         columns=COLUMNS,
         lines=found,
         figure=partial(plots.versus, found, COLUMNS),
-        notes=(*([SHOWN_AS_IN_TRAINING] if any(map(has_note, found)) else []), *library.notes),
+        notes=(
+            *([SHOWN_AS_IN_TRAINING] if any(map(has_note, found)) else []),
+            *(f"input sampling: {note}" for note in of_sample.notes(beta, "BLEU")),
+            *(f"default decoding: {note}" for note in of_default.notes(beta, "BLEU")[:1]),
+            *library.notes,
+        ),
         missing=tuple(library.missing),
         data=library.study.data,
     )

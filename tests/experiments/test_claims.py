@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.paper_items import claims, figure5
+from experiments.paper_items import claims, correlation
 from experiments.paper_items.claims import FAILS, HOLDS, OPEN, Part, Verdict, judge
 from experiments.paper_items.numbers import OVER_SEEDS, OVER_SENTENCES, Number
 from experiments.paper_items.runs import Library, Study, Training
@@ -153,13 +153,15 @@ def test_proxies_lose_less_than_c(glat: float, outcome: str, tmp_path: Path) -> 
     assert {one.basis for one in verdict.parts} == {OVER_SENTENCES}
 
 
-def _points(noise: float, sign: float) -> figure5.Points:
+def _points(noise: float, sign: float) -> correlation.Points:
     """Eight methods whose BLEU is 50 − `sign` times L_MPLE of β = 0.2, up to noise."""
     generator = np.random.default_rng(1)
     nat, similarity = generator.uniform(0, 4, 8), generator.uniform(20, 40, 8)
     bleu = (50 - sign * (nat - 0.2 * similarity) + generator.normal(0, noise, 8)).clip(0, 100)
     entries = zip(range(8), nat, similarity, bleu, strict=True)
-    return figure5.Points(tuple(MpleLoss(f"m{i}", float(n), float(s), float(b)) for i, n, s, b in entries))
+    return correlation.Points(
+        tuple(MpleLoss(f"m{i}", float(n), float(s), float(b)) for i, n, s, b in entries)
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,17 @@ import pytest
 from hydra.utils import instantiate
 from matplotlib.axes import Axes
 
-from experiments.paper_items import ITEMS, figure1, figure5, figure8, table1, table2, table3, table5, table10
+from experiments.paper_items import (
+    ITEMS,
+    correlation,
+    figure1,
+    figure8,
+    table1,
+    table2,
+    table3,
+    table5,
+    table10,
+)
 from experiments.paper_items.item import Cell, Item, Line, main, paper_table, records
 from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import Library, Study
@@ -182,12 +192,12 @@ def test_parameter_ratio_of_table_5(tmp_path: Path) -> None:
 
 def test_figure_5_gives_r_only_from_enough_methods(tmp_path: Path) -> None:
     fake.make_all(tmp_path)
-    points = figure5.points(Library(Study(tmp_path)), table2.ROWS)
+    points = correlation.points(Library(Study(tmp_path)), table2.ROWS)
     assert [row.name for row in points.rows] == list(table2.ROWS)
     report = points.report(0.2)
     assert report is not None
     assert report.r.value < 0  # made so: BLEU rises with S and falls with L_NAT
-    assert figure5.Points(points.rows[:2]).report(0.2) is None
+    assert correlation.Points(points.rows[:2]).report(0.2) is None
 
 
 def test_sampled_bleu_is_not_the_default(tmp_path: Path) -> None:
