@@ -12,6 +12,7 @@ need the weights is not to be had, and `reproduce` trains again for it.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.paper_items.runs import COUNTS, Finished, Library, Study, sentence_counts
+from experiments.paper_items.runs import COUNTS, Finished, Library, Study, is_same, sentence_counts
 from mple.checks import UserError
 
 RECORDS = Path("experiments/results/runs")
@@ -34,13 +35,15 @@ def record(run: Finished, to: Path) -> Path:
     """
     folder = to.joinpath(*run.folder.parts[-4:])
     old = folder / "metrics.json"
-    if old.exists() and old.read_bytes() != (run.folder / "metrics.json").read_bytes():
+    if old.exists() and not is_same(json.loads(old.read_text(encoding="utf-8")), run.record):
         shutil.rmtree(folder)  # another run of the configuration: its reports speak of other weights
     for pattern in KEPT:
         for path in sorted(run.folder.glob(pattern)):
             copy = folder / path.relative_to(run.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            text = path.read_text(encoding="utf-8")
+            root = run.override("data.root")  # where data lie on this machine is nobody's business
+            copy.write_text(text if root is None else text.replace(root, "FOLDER"), encoding="utf-8")
     if not (folder / COUNTS).exists() and (counts := sentence_counts(run)) is not None:
         np.savetxt(folder / COUNTS, counts, fmt="%d", delimiter=",")
     return folder

@@ -293,6 +293,15 @@ def _by_identity(outputs: Path) -> dict[tuple[str, str, str, int], Path]:
     return found
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def is_same(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Are both of one run? A record does not say where the run's data lay."""
+    return all(record.get(name) == other.get(name) for name in {*record, *other} - {"command"})
+
+
 class Library:
     """The finished runs of a study; `missing` collects what was asked for and is not there.
 
@@ -309,10 +318,10 @@ class Library:
         recorded = {} if study.records is None else _by_identity(study.records)
         for identity in dict.fromkeys((*own, *recorded)):
             folder, kept = own.get(identity) or recorded[identity], recorded.get(identity)
-            text = (folder / "metrics.json").read_text(encoding="utf-8")
-            if kept is not None and (kept / "metrics.json").read_text(encoding="utf-8") != text:
+            record = _read(folder)
+            if kept is not None and not is_same(_read(kept), record):
                 kept = None  # made again: what was recorded speaks of other weights
-            self._runs.setdefault(identity[:2], []).append(Finished(folder, json.loads(text), kept))
+            self._runs.setdefault(identity[:2], []).append(Finished(folder, record, kept))
 
     def on(self, data: str) -> "Library":
         """The same runs' folder, another data set; what is missing there is noted here."""

@@ -131,6 +131,24 @@ def test_a_recorded_input_predictor_has_no_weights_either(tmp_path: Path) -> Non
     assert not any("/cmlm/" in str(entry) for entry in library.missing)
 
 
+def test_where_the_data_lay_is_not_told_and_does_not_matter(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    run = fake.make_run(
+        outputs, "vanilla_kd", data="multi30k_de-en", overrides="data=multi30k data.root=/my/home"
+    )
+    paths = {"estimator": {"references": {"paths": ["/my/home/descriptions.1.en"]}}}
+    fake.evaluate(run, "mple", paths, similarity=3.0)
+    recorded(outputs, to)
+    assert not any("/my/home" in path.read_text() for path in to.rglob("*.json"))
+    for study in (Study(to, "multi30k_de-en"), Study(outputs, "multi30k_de-en", records=to)):
+        (found,) = Library(study).measured(Training("vanilla_kd"), MPLE)
+        assert found[1] == {"similarity": 3.0}
+    (found,) = Library(Study(outputs, records=to)).all()
+    assert found.recorded is not None
+    recorded(outputs, to)  # again: it is the same run
+    assert len(list(to.rglob("mple-*.json"))) == 1
+
+
 def test_a_record_of_other_weights_is_left_alone(tmp_path: Path) -> None:
     outputs, to = tmp_path / "outputs", tmp_path / "records"
     fake.evaluate(fake.make_run(outputs, "vanilla_kd", bleu=20.0), "mple", similarity=3.0)
