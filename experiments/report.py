@@ -263,7 +263,7 @@ def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -
 
 
 def write(study: Study, path: Path, second: str | None = None) -> Path:
-    """Make all items and verdicts, and write the page, and `report_DATA.md` beside it.
+    """Make all items and verdicts, and write the page, and beside it `report_DATA.md` and the items' files.
 
     Raises:
         UserError: there is no finished run of the data.
@@ -278,7 +278,9 @@ def write(study: Study, path: Path, second: str | None = None) -> Path:
         )
     library = Library(replace(study))
     verdicts = [claim(library) for claim in claims.CLAIMS]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for one in items:
+        if one.is_measured:
+            item.write(one, path.parent)
     path.write_text(page(study, items, verdicts), encoding="utf-8")
     path.with_name(f"{path.stem}_{study.data}.md").write_text(
         markdown(study, items, verdicts), encoding="utf-8"

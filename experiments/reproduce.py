@@ -198,9 +198,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = execute(study, options.second, options.keep_going, call, options.jobs, only)
         from experiments import report
 
-        for one in make_all(study, options.second, only):
-            if one.is_measured:
-                item.write(one, options.to)
         path = report.write(study, options.to / "report.html", options.second)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,92 @@
+"""Write the table of results in experiments/README.md from finished or recorded runs; no number by hand.
+
+    python -m experiments.overview --outputs experiments/results/runs --data grammar
+    python -m experiments.overview --outputs experiments/results/runs --data multi30k_de-en
+
+Paper item -> command -> the paper's number / ours -> seeds, date, machine, commit: one row an item, its first
+number or its BLEU. The rows replace those between `<!-- DATA -->` and `<!-- /DATA -->` of the page.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.paper_items import item
+from experiments.paper_items.item import Cell, Item
+from experiments.paper_items.runs import Study
+from experiments.report import origin_of
+from experiments.reproduce import make_all
+from mple.checks import UserError
+
+PAGE = Path(__file__).parent / "README.md"
+HEAD = ("paper item", "command (`python -m experiments.paper_items.`…)", "number", "paper / ours", "of")
+
+
+def main_column(one: Item) -> str:
+    """BLEU where the item has it, else its first column with a number of ours."""
+    columns = [
+        c for c in one.columns if any(line.cells.get(c, Cell()).ours is not None for line in one.lines)
+    ]
+    return next((column for column in columns if column.startswith("BLEU")), columns[0])
+
+
+def row(one: Item) -> list[str]:
+    """The cells of an item's row."""
+    column = main_column(one)
+    form, numbers = one.columns[column], []
+    for line in one.lines:
+        cell = line.cells.get(column, Cell())
+        if cell.ours is not None:
+            paper = item.paper_text(cell.paper, form)
+            numbers.append(f"{line.label}: {paper} / {item.ours_text(cell.ours, form)}")
+    command = f"`{one.name}`" + (f" `--data {one.data}`" if one.data else "")
+    made = origin_of(one.lines) or "computed"
+    return [one.title.partition(":")[0], command, column, "<br>".join(numbers).replace("|", "\\|"), made]
+
+
+def table(items: Sequence[Item]) -> str:
+    """The rows of all measured items, as Markdown."""
+    rows = [list(HEAD), ["---"] * len(HEAD), *(row(one) for one in items if one.is_measured)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def replaced(text: str, data: str, rows: str) -> str:
+    """The page with new rows for a data set.
+
+    Raises:
+        UserError: the page has no place for them.
+    """
+    begin, end = f"<!-- {data} -->", f"<!-- /{data} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise UserError(f"the page must have one {begin} and {end} to write between; got none or several")
+    return pattern.sub(lambda _: f"{begin}\n\n{rows}\n\n{end}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status 1 with one line where there is nothing to write or no place for it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.overview", description=(__doc__ or "").splitlines()[0]
+    )
+    item.arguments(parser)
+    parser.add_argument("--second", metavar="NAME", help="data set of Tables 7 and 8")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page (experiments/README.md)")
+    options = parser.parse_args(arguments)
+    try:
+        study: Study = item.study(options)
+        items = make_all(study, options.second)
+        if not any(one.is_measured and not one.is_exact for one in items):
+            raise UserError(f"no finished run of data {study.data!r} below {study.outputs}")
+        text = options.page.read_text(encoding="utf-8")
+        options.page.write_text(replaced(text, study.data, table(items)), encoding="utf-8")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {options.page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

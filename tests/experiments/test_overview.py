@@ -1,0 +1,53 @@
+"""The table of results is written from runs, and only between its marks."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import overview
+from experiments.paper_items import ITEMS
+from tests.experiments import fake
+
+PAGE = "# Results\n\nbefore\n\n<!-- grammar -->\n\nold\n\n<!-- /grammar -->\n\nafter\n"
+
+
+def written(tmp_path: Path, *arguments: str) -> int:
+    return overview.main(
+        ["--outputs", str(tmp_path / "runs"), "--page", str(tmp_path / "page.md"), *arguments]
+    )
+
+
+def test_every_item_has_a_row_with_the_papers_number_and_ours(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(PAGE)
+    for seed in (1, 2):
+        fake.make_all(tmp_path / "runs", seed)
+    assert written(tmp_path) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("# Results\n\nbefore\n\n<!-- grammar -->")
+    assert text.endswith("<!-- /grammar -->\n\nafter\n")
+    assert "old" not in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    shown = [name for name in ITEMS if name not in ("figure1", "table7", "table8")]  # of no run here
+    assert len(rows) == len(shown)
+    (table2,) = [row for row in rows if row[0] == "| Table 2"]
+    assert table2[1] == "`table2` `--data grammar`"
+    assert table2[2] == "BLEU"
+    assert "Raw Data: 11.79 / " in table2[3]
+    assert "± 0.07 (n=2)" in table2[3]  # 0.1 between two seeds
+    assert "seeds 1, 2" in table2[4]
+    assert "commit abc1234" in table2[4]
+    assert written(tmp_path) == 0
+    assert (tmp_path / "page.md").read_text() == text
+
+
+def test_without_runs_or_a_place_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.md").write_text(PAGE)
+    assert written(tmp_path) == 1
+    assert "no finished run of data 'grammar'" in capsys.readouterr().err
+    fake.make_all(tmp_path / "runs")
+    (tmp_path / "page.md").write_text("nothing")
+    assert written(tmp_path) == 1
+    assert "must have one <!-- grammar -->" in capsys.readouterr().err
+    assert (tmp_path / "page.md").read_text() == "nothing"
