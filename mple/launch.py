@@ -8,6 +8,7 @@ train       resumes from last.ckpt by itself; a finished run does nothing
 test        with the mean of the best checkpoints; metrics.json and one table
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -39,7 +40,7 @@ from mple.distill import distill
 from mple.estimator.text import TextScore
 from mple.model.transformer import Size
 from mple.modules.update import UpdateModule
-from mple.processes import alone, is_first
+from mple.processes import alone, is_first, several
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
 
@@ -303,8 +304,14 @@ class Job:
             return self.run.metrics()
         self.show_plan()
         self.data(self.cfg.seed).setup()  # what is wrong with the data is said before anything is made
-        with alone({job.run.folder: job.run.experiment for job in self._unfinished()}):
+        # A single process holds one run at a time, so that jobs beside it go on as soon as a shared teacher
+        # is done. Of several the first takes all before the others start: they do not wait with it.
+        held = self._unfinished() if several(self.cfg.trainer.devices) else []
+        with alone({job.run.folder: job.run.experiment for job in held}):
             return self._make()
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return alone({self.run.folder: self.run.experiment})
 
     def _unfinished(self) -> list["Job"]:
         """This job and those that it needs, as far as they are still to be made."""
@@ -321,22 +328,25 @@ class Job:
         ]
 
     def _make(self) -> dict[str, Any]:
-        """What `execute` does while no other job makes any part of it."""
-        if self.run.is_finished():
-            console.print(f"finished meanwhile: {self.run.folder}")
-            return self.run.metrics()
+        """What `execute` does, each run while no other job makes it."""
         teachers = self.teachers()
         for name, job in teachers.items():
-            job.execute_teacher(name)
+            if not job.run.is_finished() or job.undistilled():
+                with job._alone():
+                    job.execute_teacher(name)
         first = self.first_stage()
         if first is not None and not first.run.is_finished():
             first.show_plan()
             first._make()
-        data = self.data(
-            self.cfg.seed, self.candidates, {n: job.distilled_folder() for n, job in teachers.items()}
-        )
-        data.setup()
-        metrics = self.fit_and_test(data)
+        with self._alone():
+            if self.run.is_finished():
+                console.print(f"finished meanwhile: {self.run.folder}")
+                return self.run.metrics()
+            data = self.data(
+                self.cfg.seed, self.candidates, {n: job.distilled_folder() for n, job in teachers.items()}
+            )
+            data.setup()
+            metrics = self.fit_and_test(data)
         self.show_result(metrics, teachers)
         return metrics
 

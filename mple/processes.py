@@ -55,7 +55,8 @@ def wait_until(is_done: Callable[[], bool], every_seconds: float = 0.2) -> None:
 @contextlib.contextmanager
 def alone(folders: Mapping[Path, str]) -> Iterator[None]:
     """One job at a time makes what goes into each of `folders` (with what it is, for messages). The first
-    process of a run holds the locks, `.NAME.lock` beside each folder, for all of them.
+    process of a run holds the locks, `.NAME.lock` beside each folder, for all of them. What it holds already
+    it may ask for again.
 
     Raises:
         UserError: another job is at it, and this run's processes were started from outside (SLURM, torchrun),
@@ -63,11 +64,22 @@ def alone(folders: Mapping[Path, str]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         if is_first():
-            for folder in sorted(folders):  # in one order everywhere, so that no two jobs wait for each other
+            # In one order everywhere, so that no two jobs wait for each other.
+            for folder in sorted(folders.keys() - _held):
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 path = folder.with_name(f".{folder.name}.lock")
                 stack.enter_context(locked(path, folders[folder], waits=not _started_from_outside()))
+                stack.callback(_held.discard, folder)
+                _held.add(folder)
         yield
+
+
+_held: set[Path] = set()
+
+
+def several(devices: object) -> bool:
+    """Has the run more than one process? devices: as Lightning takes them."""
+    return devices != 1 or _started_from_outside()
 
 
 def _started_from_outside() -> bool:

@@ -77,6 +77,17 @@ def test_only_the_first_process_of_a_run_locks(tmp_path: Path, monkeypatch: pyte
         assert not list(tmp_path.rglob(".*.lock"))
 
 
+def test_what_is_held_may_be_asked_for_again(tmp_path: Path) -> None:
+    one, two = {tmp_path / "a" / "seed1": "a"}, {tmp_path / "b" / "seed1": "b"}
+    with processes.alone(one | two):
+        with processes.alone(one):
+            pass
+        assert len(list(tmp_path.rglob(".*.lock"))) == 2  # the inner one gave nothing back
+    with processes.alone(one):
+        assert len(list(tmp_path.rglob(".*.lock"))) == 1
+    assert not list(tmp_path.rglob(".*.lock"))
+
+
 def test_processes_that_a_cluster_started_do_not_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,18 @@ def test_jobs_beside_each_other_share_a_teacher(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*"))  # no locks, nothing half-made
 
 
+def test_a_shared_teacher_is_free_when_it_is_done(tmp_path: Path) -> None:
+    """A job beside one that trains on the same teacher's text does not wait for the end of that."""
+    long = start(tmp_path, "+experiment=vanilla_kd", "updates=20000")
+    try:
+        status, _, err = train(tmp_path, "+experiment=vanilla_kd", "seed=2")
+        assert status == 0, err
+        assert long.poll() is None
+    finally:
+        long.kill()
+        long.communicate()
+
+
 def test_a_multirun_of_jobs_on_two_devices(tmp_path: Path) -> None:
     """Teachers are trained and distilled by both processes, and each job has a pair of its own."""
     status, out, err = train(tmp_path, "-m", "+experiment=vanilla_kd,glat_kd", "trainer.devices=2")
