@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mple.command import guarded
+from mple.command import begin, guarded
 from mple.evaluate import evaluate
 from mple.launch import quiet
 from mple.memory import keep_memory
@@ -27,4 +27,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

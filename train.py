@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mple.command import guarded
+from mple.command import begin, guarded
 from mple.input_predictor import ASKED, PredictorJob
 from mple.launch import Job, quiet
 from mple.memory import keep_memory
@@ -46,4 +46,4 @@ def main(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     # It has none of the other experiments' settings, so it is a configuration of its own.
     sys.argv = [part.replace(ASKED, "--config-name=input_predictor") for part in sys.argv]
-    main()
+    begin(main)

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
-from mple.command import guarded
+from mple.command import begin, guarded
 from mple.memory import keep_memory
 from mple.trained import Trained, load
 from mple.translate import Report, Translator, answer
@@ -66,4 +66,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    begin(main)

@@ -1,12 +1,14 @@
-"""What all commands share: how they end."""
+"""What all commands share: how they start and how they end."""
 
 import contextlib
 import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
 from mple.checks import UserError
 
@@ -37,3 +39,26 @@ def guarded(main: Any) -> Any:
             sys.exit(128 + 2)
 
     return run
+
+
+def begin(main: Callable[[], Any]) -> None:
+    """Run a command. A word of it that Hydra cannot use (an unknown choice or key) is one line on stderr, with
+    what is accepted, and exit status 2; Hydra itself would print many. HYDRA_FULL_ERROR=1 shows the trace."""
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra ends the process itself
+    try:
+        main()
+    except (ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
+        if wants_trace:
+            raise
+        print(f"error: {complaint(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def complaint(error: Exception) -> str:
+    """One sentence: what is accepted and what came."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group} must be one of {', '.join(sorted(error.options))}; got {name!r}"
+    lines = [line.strip() for cause in (error, error.__cause__) for line in str(cause or "").splitlines()]
+    return "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line and "full_key" not in line))

@@ -1,0 +1,48 @@
+"""A word of a command that nothing can be made of is one line, with what is accepted, and exit status 2."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train.py +experiment=glat_dinkd", r"experiment must be one of at, at_kd, .*; got 'glat_dinkd'"),
+        (
+            "train.py +experiment=vanilla_kd proxy_target.delta=1",
+            "'proxy_target.delta'.*'delta' is not in struct",
+        ),
+        ("train.py seed=[", "no viable alternative at input"),
+        (
+            "evaluate.py run=RUN decoding=gredy",
+            r"decoding must be one of argmax, beam, greedy, .*; got 'gredy'",
+        ),
+        ("evaluate.py run=RUN estimator=mpl", r"estimator must be one of .*mple.*; got 'mpl'"),
+        (
+            "translate.py run=RUN decoding=lenght_parallel",
+            r"decoding must be one of .*; got 'lenght_parallel'",
+        ),
+    ],
+)
+def test_a_wrong_word_is_one_line(command: str, said: str, tmp_path: Path) -> None:
+    script, *words = command.split()
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / script), *words, *(["outputs=."] if script == "train.py" else [])],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    assert line.startswith("error: ")
+    assert re.search(said, line), line
+    assert ended.stdout == ""
+    assert list(tmp_path.iterdir()) == []
