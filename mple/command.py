@@ -42,8 +42,8 @@ def guarded(main: Any) -> Any:
 
 
 def begin(main: Callable[[], Any]) -> None:
-    """Run a command. A word of it that Hydra cannot use (an unknown choice or key) is one line on stderr, with
-    what is accepted, and exit status 2; Hydra itself would print many. HYDRA_FULL_ERROR=1 shows the trace."""
+    """Run a command. A word of it that Hydra cannot use (an unknown choice or key) is one line on stderr,
+    with what is accepted, and exit status 2; Hydra would print many. HYDRA_FULL_ERROR=1 shows the trace."""
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra ends the process itself
     try:

@@ -12,6 +12,7 @@ RUN is enough to use it (`mple.trained.load_input_distribution`): NATRUN may go.
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class PredictorJob:
 
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
         self.cfg = cfg
-        self.command = " ".join(["python train.py", ASKED, *overrides])
+        self.command = shlex.join(["python", "train.py", ASKED, *overrides])
         for key in ("of", "vanilla"):
             if OmegaConf.is_missing(cfg, key):
                 raise UserError(f"{key} must be the folder of a finished run; got none: {self.command}")

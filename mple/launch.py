@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -26,6 +27,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -50,6 +52,9 @@ console = Console(
     width=None if sys.stdout.isatty() else 160,
     quiet=not is_first(),  # of several processes one speaks
 )
+
+STUDENTS_ALONE = {"proxy": "target_first", "proxy_input": "blank", "vanilla_input": "mask"}
+"""Groups that an autoregressive model does not have -> the choice of conf/train.yaml."""
 
 TEACHERS = ("tiny", "small", "base", "big")
 DISTILLED_AT_ONCE = 8192
@@ -117,6 +122,15 @@ def precision_of(name: object) -> str:
     return "bf16-mixed" if hardware_has_bf16() else "32-true"
 
 
+def _check_trainer(settings: DictConfig) -> None:
+    checks.whole("trainer.devices", settings.devices, 1)
+    checks.one_of("trainer.accelerator", settings.accelerator, ("auto", "cpu", "gpu", "cuda"))
+    if settings.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator must be auto or cpu here; got {settings.accelerator} without a GPU"
+        )
+
+
 class Job:
     """One configuration made into objects. Nothing is read or written before `execute`."""
 
@@ -127,6 +141,9 @@ class Job:
         assert isinstance(plain, dict)
         self.plain: dict[str, Any] = {str(k): v for k, v in plain.items()}
         checks.one_of("size", cfg.size, list(cfg.sizes))
+        for name in ("seed", "teacher_seed"):
+            checks.whole(name, cfg[name], 0)
+        _check_trainer(cfg.trainer)
         for name in ("updates", "valid_every", "log_every"):
             checks.whole(name, cfg[name], 1, "updates")
         if cfg.valid_every % cfg.log_every or cfg.valid_every > cfg.updates:
@@ -137,6 +154,11 @@ class Job:
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
         make = functools.partial(instantiate, _convert_="all")
         self.size = Size(**self.plain["sizes"][cfg.size])
+        if cfg.data.max_length + 1 > self.size.max_positions:  # with eos
+            raise UserError(
+                f"data.max_length must be below sizes.{cfg.size}.max_positions={self.size.max_positions}; "
+                f"got {cfg.data.max_length} (longer pairs of training are dropped)"
+            )
         self.optimizer = make(cfg.optimizer)
         self.objective = make(cfg.objective)
         self.decoding = make(cfg.decoding)
@@ -152,6 +174,7 @@ class Job:
                 "an autoregressive model learns a text that no model chooses, so proxy_target must be raw or "
                 f"kd; got {type(self.target).__name__}"
             )
+        self._check_unused()
         self.check_decoding()
         if isinstance(self.decoding, InputSampling):
             raise UserError(
@@ -161,6 +184,16 @@ class Job:
             )
         self._check_start()
         self.run = Run.of(self._identity(), Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
+
+    def _check_unused(self) -> None:
+        """An autoregressive model has no proxy input: what chooses one would have no effect."""
+        for override in () if self.is_student else self.overrides:
+            key, _, value = override.lstrip("+~").partition("=")
+            group = key.partition(".")[0]
+            if group in STUDENTS_ALONE and (key, value) != (group, STUDENTS_ALONE[group]):
+                raise UserError(
+                    f"{override} would have no effect: {self.cfg.name} is autoregressive and has no {group}"
+                )
 
     def check_decoding(self) -> None:
         """Refuses a decoding that this kind of model, or its way of training, cannot serve."""
@@ -179,7 +212,7 @@ class Job:
 
     def _identity(self) -> dict[str, Any]:
         """The settings that this run depends on; its teachers and its start by their own keys."""
-        unused: tuple[str, ...] = () if self.is_student else ("proxy", "proxy_input", "vanilla_input")
+        unused: tuple[str, ...] = () if self.is_student else tuple(STUDENTS_ALONE)
         if not self.is_student and not self.candidates:
             unused += ("proxy_target",)  # the reference, as it always was
         own = {key: value for key, value in self.plain.items() if key not in unused}
@@ -203,6 +236,28 @@ class Job:
                     f"start must be a file of weights, or an experiment and updates; got {begin!r}"
                 )
             checks.whole("start.updates", begin["updates"], 1, "updates")
+            first = self.first_stage()
+            if first is not None and first.is_student != self.is_student:
+                kind = "a NAT" if self.is_student else "an autoregressive model"
+                raise UserError(f"start.experiment must be {kind}, as this run; got {begin['experiment']}")
+
+    def _check_data(self, data: TranslationData) -> None:
+        """What the data tell before anything is made: whether `start` speaks their vocabulary, and whether
+        every sentence of the splits that are evaluated, which are never dropped, can be read."""
+        if isinstance(self.plain["start"], str):
+            vocabularies = data.src_vocabulary, data.tgt_vocabulary
+            start.check_vocabulary(Path(self.plain["start"]), *vocabularies)
+        most = min(job.size.max_positions for job in (self, *self.teachers().values()))
+        for split in ("valid", "test"):
+            corpus = data.corpus(split)
+            for side, lengths in zip(("source", "target"), corpus.lengths(), strict=True):
+                if len(lengths) and lengths.max() + 1 > most:
+                    row = int(lengths.argmax())
+                    raise UserError(
+                        f"the {side} of line {corpus.lines[row] + 1} of the {split} split must have fewer "
+                        f"tokens than max_positions={most}, the least of this run's size and its teachers'; "
+                        f"it has {lengths[row]}"
+                    )
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -210,7 +265,7 @@ class Job:
 
     @property
     def command(self) -> str:
-        return " ".join(["python train.py", *self.overrides])
+        return shlex.join(["python", "train.py", *self.overrides])
 
     def teachers(self) -> dict[str, "Job"]:
         """The jobs whose models distil this one's candidates."""
@@ -292,7 +347,7 @@ class Job:
             state = "done" if done else "to do"
             if not done and stage.startswith("train") and self.run.last.exists():
                 state = "resumes"
-            table.add_row(stage, state, command)
+            table.add_row(stage, state, escape(command))
         console.print(table)
 
     # --- execution ------------------------------------------------------------------------------------
@@ -303,7 +358,9 @@ class Job:
             console.print(f"finished already: {self.run.folder}")
             return self.run.metrics()
         self.show_plan()
-        self.data(self.cfg.seed).setup()  # what is wrong with the data is said before anything is made
+        data = self.data(self.cfg.seed)
+        data.setup()  # what is wrong with the data is said before anything is made
+        self._check_data(data)
         # A single process holds one run at a time, so that jobs beside it go on as soon as a shared teacher
         # is done. Of several the first takes all before the others start: they do not wait with it.
         held = self._unfinished() if several(self.cfg.trainer.devices) else []
@@ -353,7 +410,7 @@ class Job:
     def execute_teacher(self, name: str) -> None:
         """Train this AT unless it is there, then distil what is missing."""
         if not self.run.is_finished():
-            console.print(f"teacher {name}: {self.command}")
+            console.print(f"teacher {name}: {escape(self.command)}")
             data = self.data(self.cfg.seed)
             data.setup()
             self.fit_and_test(data)

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,27 @@ def test_the_autoregressive_model_beside_a_nat_has_its_updates() -> None:
 
     assert [updates(), updates("size=tiny"), updates("size=student")] == [700, 700, 900]
     assert updates("size=student", "updates=300") == 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=-1"], "seed must be a whole number of at least 0; got -1"),
+        (["seed=x"], "seed must be a whole number of at least 0; got 'x'"),
+        (["trainer.devices=0"], "trainer.devices must be a whole number of at least 1; got 0"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator must be one of auto, cpu, cuda, gpu; got 'tpu'"),
+        (["data.max_length=64"], "data.max_length must be below sizes.student.max_positions=64; got 64"),
+        (["start={experiment: at, updates: 100}"], "start.experiment must be a NAT, as this run; got at"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        job("+experiment=vanilla_kd", "data=grammar", *words)
+
+
+def test_a_teacher_that_reads_less_than_its_student_is_named() -> None:
+    with pytest.raises(UserError, match=r"below sizes\.base\.max_positions=40; got 50"):
+        job("+experiment=vanilla_kd", "data=grammar", "sizes.base.max_positions=40")
 
 
 def test_students_that_sweep_the_optimizer_share_their_teachers() -> None:

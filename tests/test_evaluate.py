@@ -169,7 +169,10 @@ def test_an_autoregressive_model_learns_a_text(tmp_path: Path) -> None:
     for proxy_target in ("axe", "oaxe", "dynamic_kd"):
         with pytest.raises(UserError, match="proxy_target must be raw or kd"):
             text_job(tmp_path, "+experiment=at", f"proxy_target={proxy_target}")
-    assert text_job(tmp_path, "+experiment=at", "proxy_input=glancing").run.key == raw.run.key  # it has none
+    for setting in ("proxy_input=glancing", "vanilla_input=soft_copy", "proxy=input_first"):
+        with pytest.raises(UserError, match=f"{setting} would have no effect: at_base is autoregressive"):
+            text_job(tmp_path, "+experiment=at", setting)
+    assert text_job(tmp_path, "+experiment=at", "proxy_input=blank").run.key == raw.run.key  # as by default
     made = text_job(tmp_path, "+experiment=at_kd")
     assert made.run.key != raw.run.key
     opened(random_run(tmp_path, "+experiment=at_kd"))

@@ -8,6 +8,7 @@
 later. Text is UTF-8; white space at both ends of a sentence is dropped, nothing else is touched.
 """
 
+import contextlib
 import gzip
 import hashlib
 import re
@@ -65,6 +66,9 @@ class LineFiles:
     valid: str = "valid"
     test: str = "test"
 
+    def __post_init__(self) -> None:
+        _languages(("data.src_lang", self.src_lang), ("data.tgt_lang", self.tgt_lang))
+
     def pairs(self, split: str) -> Iterator[Pair]:
         """See `Source.pairs`.
 
@@ -120,7 +124,7 @@ class TsvFile:
     empty pair.
     """
 
-    path: str
+    path: str | None
     src_lang: str
     tgt_lang: str
     src_column: int | None = None
@@ -136,9 +140,10 @@ class TsvFile:
 
     @cached_property
     def _file(self) -> Path:
-        root, pair = Path(self.path), (self.src_lang, self.tgt_lang)
-        if not root.is_dir():
+        pair = (self.src_lang, self.tgt_lang)
+        if self.path is None or not Path(self.path).is_dir():
             return _existing_file(self.path)
+        root = Path(self.path)
         names = [f"{a}-{b}.tsv{end}" for a, b in (pair, pair[::-1]) for end in ("", ".gz")]
         for name in names:
             if (root / name).is_file():
@@ -403,26 +408,46 @@ def lines_of(path: Path) -> Iterator[str]:
 
 
 def _count_lines(path: Path) -> int:
-    """Number of lines without decoding them."""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        count, last = 0, b"\n"
+    """Number of lines without decoding them; of a broken gzip file those before the break: who reads it says
+    what is wrong with it."""
+    count, last = 0, b"\n"
+    with (
+        gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file,
+        contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error),
+    ):
         while block := file.read(1 << 20):
             count, last = count + block.count(b"\n"), block[-1:]
     return count + (last != b"\n")
 
 
-def _existing_folder(root: str) -> Path:
-    if not Path(root).is_dir():
-        raise UserError(f"data.root must be an existing folder; got {root!r}")
+def _existing_folder(root: str | None) -> Path:
+    if root is None or not Path(root).is_dir():
+        raise UserError(f"data.root must be an existing folder (data.root=FOLDER); got {_said(root)}")
     return Path(root)
 
 
-def _existing_file(path: str) -> Path:
-    if not Path(path).is_file():
-        parent = Path(path).parent
-        there = _listing(parent) if parent.is_dir() else f"no folder {parent}"
-        raise UserError(f"data.path must be an existing file; got {path!r} (there: {there})")
+def _existing_file(path: str | None) -> Path:
+    if path is None or not Path(path).is_file():
+        parent = None if path is None else Path(path).parent
+        there = (
+            ""
+            if parent is None
+            else f" (there: {_listing(parent)})"
+            if parent.is_dir()
+            else f" (no {parent})"
+        )
+        raise UserError(f"data.root must be an existing folder or file; got {_said(path)}{there}")
     return Path(path)
+
+
+def _said(value: str | None) -> str:
+    return "none" if value is None else repr(value)
+
+
+def _languages(*named: tuple[str, str | None]) -> None:
+    for key, language in named:
+        if not language:
+            raise UserError(f"{key} must name a language, as in the files' names (en, de); got none")
 
 
 def _listing(folder: Path) -> str:

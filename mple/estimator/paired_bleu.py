@@ -40,11 +40,13 @@ def counts(hypotheses: list[str], references: list[str]) -> np.ndarray:
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU of summed counts (R, 10); orders without a match count 1/2, 1/4, …, as in sacreBLEU."""
+    """Corpus BLEU of summed counts (R, 10); orders without a match count 1/2, 1/4, …, and without
+    any match it is 0, as in sacreBLEU."""
     matched, totals = sums[:, :4].astype(float), sums[:, 4:8].astype(float)
     halvings = (matched == 0).cumsum(1)
     matched = np.where(matched == 0, 0.5**halvings, matched)
     with np.errstate(divide="ignore", invalid="ignore"):
         precisions = np.log(matched / totals).mean(1)
         penalty = np.minimum(0.0, 1 - sums[:, 9] / sums[:, 8])
-        return np.where((totals > 0).all(1), 100 * np.exp(precisions + penalty), 0.0)
+        has_score = (totals > 0).all(1) & (sums[:, :4] > 0).any(1)
+        return np.where(has_score, 100 * np.exp(precisions + penalty), 0.0)

@@ -130,6 +130,26 @@ def test_tsv_splits_are_disjoint_complete_and_stable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["en-de.tsv", "en-de.tsv.gz"])
+def test_data_without_a_root_or_languages_are_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"data\.root must be an existing folder .*; got none"):
+        list(LineFiles(None, "de", "en").pairs("train"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"data\.root must be an existing folder or file; got none"):
+        list(TsvFile(None, "en", "de").pairs("train"))
+    for languages in ((None, "en"), ("de", None)):
+        with pytest.raises(UserError, match=r"data\.(src|tgt)_lang must name a language, .*; got none"):
+            LineFiles("folder", *languages)  # type: ignore[arg-type]
+
+
+def test_a_truncated_gzip_file_is_said_by_who_reads_it(tmp_path: Path) -> None:
+    for language in ("de", "en"):
+        whole = gzip.compress("".join(f"{i} {language}\n" for i in range(2000)).encode())
+        (tmp_path / f"valid.{language}.gz").write_bytes(whole[: len(whole) // 2])
+    source = LineFiles(str(tmp_path), "de", "en")
+    assert source.size("valid") < 2000  # for a progress bar
+    with pytest.raises(UserError, match="must be a whole gzip file"):
+        list(source.pairs("valid"))
+
+
 def test_tsv_in_a_folder_is_found_by_its_languages(name: str, tmp_path: Path) -> None:
     lines = "".join(f"english {i}\tdeutsch {i}\n" for i in range(30)).encode()
     (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
@@ -185,7 +205,9 @@ def test_tsv_errors(tmp_path: Path) -> None:
         list(TsvFile(path, "en", "de", valid=30, test=30).pairs("train"))
     with pytest.raises(UserError, match=r"x\.tsv, line 1 must have at least 6 tab-separated columns; got 3"):
         list(TsvFile(path, "en", "de", tgt_column=5, valid=1, test=1).pairs("train"))
-    with pytest.raises(UserError, match=r"data\.path must be an existing file; got .*there: x\.tsv"):
+    with pytest.raises(
+        UserError, match=r"data\.root must be an existing folder or file; got .*there: x\.tsv"
+    ):
         list(TsvFile(str(tmp_path / "z.tsv"), "en", "de").pairs("train"))
     with pytest.raises(UserError, match=r"data\.valid"):
         TsvFile(path, "en", "de", valid=-1)

@@ -40,6 +40,13 @@ def test_bleu_without_any_four_gram_is_smoothed_alike() -> None:
     assert found.value == pytest.approx(scores[0] - scores[1])
 
 
+def test_without_any_match_it_is_nothing() -> None:
+    left, right, references = ["p q r s t"], ["a b x y z"], ["a b c d e"]
+    assert difference_of(left, left, references).value == 0
+    expected = sacrebleu.corpus_bleu(right, [references]).score
+    assert difference_of(right, left, references).value == pytest.approx(expected)
+
+
 def test_bleu_difference_is_paired() -> None:
     """Against itself there is no difference in any resample; exchanged it has the other sign."""
     left, right, references = _sentences(1), _sentences(2), _sentences(3)
