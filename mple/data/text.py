@@ -59,7 +59,7 @@ class LineFiles:
     `train`, `valid`, `test` are the names of the splits' files.
     """
 
-    root: str
+    root: str | None
     src_lang: str
     tgt_lang: str
     train: str = "train"
