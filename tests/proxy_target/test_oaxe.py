@@ -1,5 +1,6 @@
 """OaXE against enumeration of all permutations, the paper's Fig. 9 and worked numbers, and its limits."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -178,6 +179,40 @@ def test_the_order_of_the_reference_is_nothing(tokens: list[int], seed: int, ran
     random.shuffle(tokens)
     look, shuffled, _ = saying(logits, torch.tensor([tokens]))
     assert torch.equal(OaXE(Raw()).align(shuffled, look).tokens, target.tokens)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(CONTENT, CONTENT + 5), min_size=1, max_size=8), min_size=1, max_size=5),
+    st.integers(0, 10**6),
+    st.integers(0, 3),
+    st.sampled_from([-50.0, 0.0, 50.0]),
+    st.sampled_from([None, 1.0]),
+)
+def test_a_batch_is_its_sentences_and_padding_is_nothing(
+    texts: list[list[int]], seed: int, extra: int, junk: float, truncation: float | None
+) -> None:
+    """At most cross-entropy; each sentence as if alone, whatever the model says beyond its canvas."""
+    oaxe = OaXE(Raw(), truncation, None if truncation is None else "nats")
+    width = max(map(len, texts)) + extra
+    tokens = torch.tensor([text + [PAD] * (width - len(text)) for text in texts])
+    logits = random_logits(tokens, seed)
+    logits[tokens == PAD] = junk * torch.arange(VOCABULARY) / VOCABULARY
+    look, reference, _ = saying(logits, tokens)
+    together = oaxe.align(reference, look)
+    for b, text in enumerate(texts):
+        row = slice(b, b + 1), slice(0, len(text))
+        look, reference_alone, inputs_alone = saying(logits[row], tokens[row])
+        alone = oaxe.align(reference_alone, look)
+        assert together.tokens[b].tolist() == alone.tokens[0].tolist() + [PAD] * (width - len(text))
+        if truncation is not None:
+            assert together.truncated is not None
+            assert alone.truncated is not None
+            assert torch.equal(together.truncated[row], alone.truncated)
+            assert not together.truncated[b, len(text) :].any()
+        own = dataclasses.replace(alone, truncated=None)
+        most = loss(reference_alone, logits[row], inputs_alone)
+        assert loss(own, logits[row], inputs_alone) <= most + 1e-4
 
 
 def test_a_model_that_says_the_reference_is_left_alone() -> None:
