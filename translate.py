@@ -4,9 +4,11 @@
     python translate.py run=RUN decoding=length_parallel decoding.lengths.beam=5 n_best=5 < in.txt > out.jsonl
     python translate.py run=RUN                              # answers line by line what you type
 
-One line out for each line in; `--help` lists the settings.
+One line out for each line in, soon after it came where the input is slow; what was read before Ctrl-C or
+SIGTERM is still answered. `--help` lists the settings.
 """
 
+import signal
 import sys
 from typing import Any, BinaryIO, TextIO
 
@@ -20,7 +22,7 @@ from mple.checks import UserError
 from mple.command import begin, guarded
 from mple.memory import keep_memory
 from mple.trained import Trained, load
-from mple.translate import Report, Translator, answer
+from mple.translate import Report, Translator, answer, arriving
 
 
 def translator(cfg: DictConfig) -> Translator:
@@ -52,7 +54,8 @@ def translate(cfg: DictConfig, source: BinaryIO, output: TextIO, errors: TextIO)
     if is_typed:
         print(f"{made.trained.name}, {' to '.join(made.trained.languages)}; Ctrl-D ends", file=errors)
     bucket = 1 if is_typed else cfg.bucket
-    return answer(made, source, output, errors, bucket, shows=errors.isatty() and not is_typed)
+    lines = source if is_typed else arriving(source)
+    return answer(made, lines, output, errors, bucket, shows=errors.isatty() and not is_typed)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="translate")
@@ -61,6 +64,7 @@ def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("translate.py reads one text, so that -m (--multirun) has no meaning")
     keep_memory()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # like Ctrl-C, an exception
     sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
     translate(cfg, sys.stdin.buffer, sys.stdout, sys.stderr)
 

@@ -9,6 +9,7 @@ reference    a target: what glancing would show of it, where AXE or OaXE would l
 iterations   passes of mask-predict to show, for models trained with masks; 0 shows none
 top          pieces shown at each position, and hypotheses of an autoregressive model (5)
 seed         of what is glanced (0)
+teacher      for runs with decoding=npd: folder of the autoregressive run that chooses
 to           the file; without it RUN/explain/<sentence>.html
 """
 
@@ -61,6 +62,7 @@ def options(arguments: list[str]) -> dict[str, Any]:
         UserError: no sentence or several, an unknown key, a value of another type.
     """
     given: dict[str, Any] = {"run": None, "to": None, "reference": None, "iterations": 0, "top": 5, "seed": 0}
+    given["teacher"] = None
     sentences = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -89,6 +91,8 @@ def main(arguments: list[str]) -> None:
         return
     given = options(arguments)
     trained = load(given["run"])
+    if given["teacher"] is not None:
+        trained = trained.with_decoding(trained.config["decoding"], load(given["teacher"]))
     found = explain(
         trained, given["sentence"], given["reference"], given["top"], given["iterations"], given["seed"]
     )

@@ -8,8 +8,9 @@ explanation.steps                     # of mask-predict
 explanation.hypotheses                # of an autoregressive model: its n-best list
 """
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,13 +24,16 @@ from mple.decoding.mask_predict import MaskPredict
 from mple.estimator.input_loss import LAWS
 from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
+from mple.proxy.target_first import TargetFirst
+from mple.proxy_input import ProxyInput
 from mple.proxy_input.glancing import DISTANCES, Glancing
-from mple.proxy_target import AlignedTarget, laid_out
+from mple.proxy_target import AlignedTarget, ProxyTarget, laid_out
 from mple.proxy_target.axe import AXE
+from mple.proxy_target.raw import Raw
 from mple.randomness import Draws
 from mple.snapshot import Snapshot
 from mple.trained import Trained, made
-from mple.types import BLANK, PAD, Batch, EncoderOutput, Target
+from mple.types import BLANK, PAD, Batch, DecoderInput, EncoderOutput, Target
 
 LENGTHS_SHOWN = 9
 
@@ -65,8 +69,8 @@ class Glance:
 
 @dataclass(frozen=True)
 class Alignment:
-    """The reference laid on the canvas (Fig. 9): token i stands at `positions[i]`, from 0, or was skipped
-    there. said: T, position by position."""
+    """The reference laid on the canvas (Fig. 9), given Z where the proxy draws that first: token i stands at
+    `positions[i]`, from 0, or was skipped there. said: T, position by position."""
 
     method: str
     reference: tuple[str, ...]
@@ -126,6 +130,7 @@ def explain(
 ) -> Explanation:
     """
     Args:
+        trained: with the teacher that its decoding asks (npd), if any: `with_decoding`.
         reference: a target, for what the proxy makes of it; a NAT's only.
         top: pieces shown at each position, and hypotheses of an AT.
         iterations: passes of mask-predict to show; 0 shows none.
@@ -133,7 +138,7 @@ def explain(
 
     Raises:
         UserError: an empty sentence or one that is too long, a setting out of range, mask-predict of a model
-            that was not trained with masks, or a reference of an AT.
+            that was not trained with masks, a reference of an AT, or a decoding that lacks its teacher.
     """
     checks.whole("top", top, 1, "pieces")
     checks.whole("iterations", iterations, 0, "passes")
@@ -225,30 +230,36 @@ def _proxy(
     reference: str,
     seed: int,
 ) -> Mapping[str, Any]:
-    """What the run's proxy target and input make of a reference, at the end of training."""
+    """The T and Z that the run's proxy makes of a reference, at the end of training, in its own order."""
     (ids,) = trained.tgt_vocabulary.encode([reference.strip()])
     limit = model.length.max_length
     if not 0 < len(ids) <= limit:
         raise UserError(f"reference must have 1 to {limit} tokens; got {len(ids)}")
     tokens = torch.tensor([[int(i) for i in ids]], device=src_tokens.device)
     batch = Batch(torch.zeros(1, dtype=torch.long, device=src_tokens.device), src_tokens, tokens)
-    target: Target = laid_out(tokens)
-    draws = Draws(seed, -1)
-    snapshot = Snapshot(model, encoder_out, batch.ids, target.lengths, draws, step=1, total=1)
+    lengths = laid_out(tokens).lengths
+    snapshot = Snapshot(model, encoder_out, batch.ids, lengths, Draws(seed, -1), step=1, total=1)
     found: dict[str, Any] = {}
     proxy_target = made(trained.config["proxy_target"], "proxy_target")
-    if isinstance(proxy_target, AlignedTarget):
-        target = proxy_target.align(target, snapshot)
-        found["alignment"] = _alignment(trained, proxy_target, tokens, target)
+    text: ProxyTarget = Raw()  # whoever chooses the text in training, here it is `reference`
+    is_aligned = isinstance(proxy_target, AlignedTarget)
+    if is_aligned:
+        text = dataclasses.replace(proxy_target, reference=text)
     proxy_input = made(trained.config["proxy_input"], "proxy_input")
+    watched = _Watched(proxy_input)
+    order = trained.config.get("proxy", {"_target_": f"{TargetFirst.__module__}.TargetFirst"})
+    proxy = made({**order, "_partial_": True}, "proxy")(target=text, input=watched)
+    target, inputs, _ = proxy(batch, snapshot)
+    if is_aligned:
+        found["alignment"] = _alignment(trained, proxy_target, tokens, target)
     if proxy_input.law != "none":
         assert proxy_input.law in LAWS
-        inputs = proxy_input(batch, target, snapshot)
-        pieces = trained.tgt_vocabulary.pieces(target.tokens[0].tolist())
+        ((seen, before),) = watched.seen
+        pieces = trained.tgt_vocabulary.pieces(seen.tokens[0].tolist())
         glance: dict[str, Any] = {}
         if isinstance(proxy_input, Glancing):
-            said = snapshot.predictions.masked_fill(~target.counts, PAD)
-            distance = DISTANCES[proxy_input.distance](said, target.tokens.masked_fill(~target.counts, PAD))
+            said = before.predictions.masked_fill(~seen.counts, PAD)
+            distance = DISTANCES[proxy_input.distance](said, seen.tokens.masked_fill(~seen.counts, PAD))
             glance = {"distance": int(distance), "distance_name": proxy_input.distance}
             glance["ratio"] = proxy_input.ratio(1, 1)
         name = type(proxy_input).__name__
@@ -256,6 +267,22 @@ def _proxy(
     if not found:
         found["notes"] = ("This run's proxy takes the reference as it is and shows the decoder none of it.",)
     return found
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A proxy input that keeps what it was shown: the text and the look-ahead that Z was made of."""
+
+    input: ProxyInput
+    seen: list[tuple[Target, Snapshot]] = field(default_factory=list)
+
+    @property
+    def law(self) -> str:
+        return self.input.law
+
+    def __call__(self, batch: Batch, target: Target, snapshot: Snapshot) -> DecoderInput:
+        self.seen.append((target, snapshot))
+        return self.input(batch, target, snapshot)
 
 
 def _alignment(

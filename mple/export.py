@@ -11,6 +11,7 @@ README.md and, of a NAT, encoder.onnx and decoder.onnx. `python translate.py run
 import hashlib
 import json
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ def _write(
     weights = distinct(trained.model)
     safetensors.torch.save_file(weights, to / EXPORTED_WEIGHTS, metadata={"format": "pt"})
     OmegaConf.save(OmegaConf.create(_public(trained.config)), to / CONFIG)
+    # safetensors writes for oneself alone.
+    (to / EXPORTED_WEIGHTS).chmod(stat.S_IMODE((to / CONFIG).stat().st_mode))
     shutil.copytree(trained.folder / VOCABULARY, to / VOCABULARY)
     metrics = metrics | {"command": without_places(metrics["command"])}
     (to / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")

@@ -13,12 +13,14 @@ import functools
 import json
 import logging
 import math
+import netrc
 import os
 import shlex
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hydra
 import pytorch_lightning as pl
@@ -637,9 +639,18 @@ def instantiate_parameters(node: DictConfig) -> set[str]:
     return set(inspect.signature(hydra.utils.get_class(node["_target_"])).parameters)
 
 
+def _is_in_netrc() -> bool:
+    """Does ~/.netrc know the W&B server?"""
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    try:
+        return urlsplit(server).hostname in netrc.netrc(Path.home() / ".netrc").hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
 def wandb_logger(project: str, run: Run, config: dict[str, Any]) -> WandbLogger:
     """Lightning's W&B logger, grouped so that a dashboard compares methods; offline without a key."""
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or _is_in_netrc()
     offline = os.environ.get("WANDB_MODE") == "offline" or not has_key
     run.folder.mkdir(parents=True, exist_ok=True)
     if offline:

@@ -48,10 +48,10 @@ def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
             # The file may have been deleted by its last holder while this process waited: then try again.
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 continue
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
             try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
                 yield
             finally:
                 path.unlink(missing_ok=True)

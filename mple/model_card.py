@@ -26,11 +26,7 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
         f"---\nlanguage: [{src}, {tgt}]\nlibrary_name: mple\npipeline_tag: translation\n---",
         f"# {metrics['experiment']}: {src} to {tgt} ({metrics['data']})",
         _what(trained, metrics),
-        "## Use\n\nIn a checkout of mple:\n\n```sh\n"
-        "python translate.py run=path/to/this/folder < in.txt > out.txt\n```\n\n"
-        "```python\nfrom mple.trained import load\n\n"
-        'load("path/to/this/folder").translate(["..."])\n```\n\n'
-        f"Input is raw text, one sentence a line; lines of more than {trained.max_length} tokens are split.",
+        _use(trained),
         "## Method\n\n" + _table(("part", "choice"), _method(config)),
         f"## Data\n\n`data={metrics['data']}`; source vocabulary {len(trained.src_vocabulary):,} entries, "
         f"target {len(trained.tgt_vocabulary):,}{joint}; training pairs of at most "
@@ -42,6 +38,27 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
     if graphs:
         parts.append(_graphs(trained))
     return "\n\n".join(parts) + "\n"
+
+
+def _use(trained: Trained) -> str:
+    asked = trained.decoding.teacher
+    teacher, opened, said = "", 'trained = load("path/to/this/folder")\n', ""
+    if asked is not None:
+        teacher = " teacher=path/to/teacher"
+        opened += 'trained = trained.with_decoding(trained.config["decoding"], load("path/to/teacher"))\n'
+        said = (
+            f"\n\nIts decoding asks a teacher, `{asked}`, which is no part of this folder: an autoregressive "
+            "run with the same vocabularies, or an export of one. Without it another decoding serves, such "
+            "as `decoding=length_parallel`."
+        )
+    return (
+        "## Use\n\nIn a checkout of mple:\n\n```sh\n"
+        f"python translate.py run=path/to/this/folder{teacher} < in.txt > out.txt\n```\n\n"
+        f"```python\nfrom mple.trained import load\n\n{opened}"
+        'trained.translate(["..."])\n```\n\n'
+        f"Input is raw text, one sentence a line; lines of more than {trained.max_length} tokens are "
+        f"split.{said}"
+    )
 
 
 def _what(trained: Trained, metrics: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import dataclasses
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from mple import checks
 from mple.checks import UserError
 from mple.data.vocabulary import Vocabulary, load_vocabularies
 from mple.decoding import Decoding
@@ -91,7 +92,7 @@ class Trained:
     def metrics(self) -> dict[str, Any] | None:
         """The results of the run; None where it was not tested."""
         path = self.folder / METRICS
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def to(self, device: torch.device | str) -> "Trained":
         """The same, its model (and its teacher's) moved to `device`."""
@@ -118,24 +119,49 @@ class Trained:
 
     @torch.inference_mode()
     def translate(self, texts: Sequence[str]) -> list[str]:
-        """Translations of a few non-empty sentences, as one batch; for files there is `mple.translate`."""
-        if not texts:
-            return []
-        found = self.decoding(self.model, self.src_tokens(self.encode(texts)))  # type: ignore[arg-type]
-        return self.texts(found.tokens)
+        """Translations of a few sentences, as one batch; "" of an empty one. For files there is
+        `mple.translate`.
+
+        Raises:
+            UserError: the decoding lacks its teacher.
+        """
+        self.check_teacher()
+        sentences = self.encode(texts)
+        filled = [ids for ids in sentences if len(ids)]
+        if not filled:
+            return [""] * len(sentences)
+        found = self.decoding(self.model, self.src_tokens(filled))  # type: ignore[arg-type]
+        translations = iter(self.texts(found.tokens))
+        return [next(translations) if len(ids) else "" for ids in sentences]
+
+    def check_teacher(self) -> None:
+        """
+        Raises:
+            UserError: the decoding asks a teacher that was not handed over.
+        """
+        if self.decoding.teacher is not None and self.teacher is None:
+            raise UserError(
+                f"the decoding asks the teacher {self.decoding.teacher!r}: name the folder of its run with "
+                "teacher=FOLDER, or choose another decoding"
+            )
 
     def with_decoding(self, node: Mapping[str, Any], teacher: "Trained | None" = None) -> "Trained":
         """The same model with another decoding, `node` being its configuration.
 
         Raises:
-            UserError: a wrong setting, a decoding that this model cannot serve, or a teacher that is no
-                autoregressive run with the same vocabularies.
+            UserError: a wrong setting, a decoding that this model cannot serve, a teacher that is no
+                autoregressive run with the same vocabularies, or one that the decoding does not ask.
         """
         decoding = made(node, "decoding")
         is_nat = isinstance(self.model, NAT)
         if is_nat == isinstance(decoding, Beam):
             kind, needed = ("a NAT", "any but beam") if is_nat else ("an autoregressive model", "beam")
             raise UserError(f"decoding must be {needed} for {kind}; got {type(decoding).__name__}")
+        if teacher is not None and decoding.teacher is None:
+            raise UserError(
+                "teacher must be given only with a decoding that asks one (decoding=npd): it has no effect "
+                f"on any other; got {teacher.folder} with {type(decoding).__name__}"
+            )
         if isinstance(decoding, Beam):
             return dataclasses.replace(self, decoding=decoding, teacher=None)
         if decoding.needs_masks and made(self.config["proxy_input"], "proxy_input").law == "none":
@@ -248,8 +274,7 @@ def _only_run(folder: Path) -> Path:
         again = ""
         if (folder / "run.json").exists():
             again = (
-                ": the run is not finished; to go on, "
-                + json.loads((folder / "run.json").read_text())["command"]
+                f": the run is not finished; to go on, {read_json(folder / 'run.json', 'command')['command']}"
             )
         raise UserError(f"run must be the folder of a finished run; {folder} lacks {WEIGHTS}{again}")
     if not (folder / CONFIG).exists():
@@ -262,6 +287,22 @@ def _only_run(folder: Path) -> Path:
     return folder
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises:
+        UserError: there is none, or it lacks one of `keys`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} must be a JSON file; it cannot be read as one: {error}") from error
+    if not isinstance(found, dict) or not set(keys) <= set(found):
+        wanted = f" with {', '.join(keys)}" if keys else ""
+        raise UserError(f"{path} must hold a JSON object{wanted}; it holds none")
+    return found
+
+
 def _config(path: Path) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -269,13 +310,27 @@ def _config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} must be a YAML file; got: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict) or not {"name", "seed", "data", "size", "sizes", "module"} <= set(config):
         raise UserError(f"{path} must be the configuration of a run; it is that of something else")
+    data = config["data"]
+    longest = data.get("max_length") if isinstance(data, dict) else None
+    checks.whole(f"data.max_length of {path}", longest, 1, "tokens")
     return {str(key): value for key, value in config.items()}
 
 
 def _vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary, tuple[str, str]]:
-    src, tgt = load_vocabularies(folder / VOCABULARY)
+    for file in sorted((folder / VOCABULARY).glob("*/vocabulary.json")):
+        read_json(file, "kind")
+    try:
+        src, tgt = load_vocabularies(folder / VOCABULARY)
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / VOCABULARY} must hold the vocabularies of a run; they cannot be read: {error}"
+        ) from error
     manifest = folder / VOCABULARY / "manifest.json"
-    settings = json.loads(manifest.read_text())["settings"] if manifest.exists() else {}
+    settings = read_json(manifest, "settings")["settings"] if manifest.exists() else {}
+    if not isinstance(settings, dict):
+        raise UserError(f"settings of {manifest} must be those of a vocabulary; got {settings!r}")
     return src, tgt, (settings.get("src_lang", "source"), settings.get("tgt_lang", "target"))
 
 
@@ -361,8 +416,7 @@ def made(node: Mapping[str, Any], key: str) -> Any:
     Raises:
         UserError: it names something that is no class of this package, or its settings are wrong.
     """
-    for target in _targets(node, key):
-        _class(target, key)
+    check_targets(node, key)
     try:
         return instantiate(dict(node), _convert_="all")
     except hydra.errors.InstantiationException as error:
@@ -370,6 +424,17 @@ def made(node: Mapping[str, Any], key: str) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{key} must fit this version of the code; {str(error).splitlines()[0]}") from error
+
+
+def check_targets(node: Any, key: str, also: Collection[str] = ()) -> None:
+    """Look at every class that a resolved `node` names; `also`: what else it may name.
+
+    Raises:
+        UserError: it names something that is no class of this package.
+    """
+    for target in _targets(node, key):
+        if target not in also:
+            _class(target, key)
 
 
 def _targets(value: Any, key: str) -> Iterator[Any]:

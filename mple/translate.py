@@ -9,7 +9,10 @@ Memory holds one bucket of lines, which is sorted by length, translated in batch
 
 import dataclasses
 import json
+import os
 import re
+import select
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +40,8 @@ TOO_LONG = ("split", "refuse")
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 10  # different unknown characters that a report names
+_PAUSE = 0.05  # seconds without input after which the lines read so far are translated
+_BLOCK = 1 << 16  # bytes read from a pipe at once
 
 
 @runtime_checkable
@@ -63,8 +68,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Translation:
-    """A line (counted from 1) and its candidates, best first; none for an empty line. `parts` is how many
-    pieces it was split into."""
+    """A line (counted from 1) and its candidates, best first, no two with one text; none for an empty line.
+    `parts` is how many pieces it was split into."""
 
     line: int
     source: str
@@ -123,8 +128,8 @@ class Translator:
     too_long: what becomes of a longer line. "split": it is cut at the end of a sentence, else at other
         punctuation, else at a space, the cut nearest to the middle, until each part is short enough; the
         parts' translations are joined by a space. "refuse": it is a mistake. It is never cut short.
-    n_best: candidates of each line; None for the best alone. A line that was split has one: its parts' best,
-        the sum of their scores.
+    n_best: candidates of each line, of equal texts the best alone, so that a line may have fewer; None for
+        the best alone. A line that was split has one: its parts' best, the sum of their scores.
     precision: "32-true", "bf16-mixed" or "16-mixed". In 32-true no translation depends on its neighbours, up
         to rounding; in the others a tie may fall either way.
 
@@ -152,13 +157,8 @@ class Translator:
                     f"max_length must be at most {hard}, for which the model has positions; "
                     f"got {self.max_length}"
                 )
+        self.trained.check_teacher()
         decoding = self.trained.decoding
-        asked = getattr(decoding, "teacher", None)
-        if asked is not None and self.trained.teacher is None:
-            raise UserError(
-                f"the decoding asks the teacher {asked!r}: name the folder of its run with teacher=FOLDER, "
-                "or choose another decoding"
-            )
         if self.n_best is not None:
             checks.whole("n_best", self.n_best, 1, "candidates")
             beam = getattr(decoding, "beam", self.n_best)
@@ -176,19 +176,21 @@ class Translator:
         return self.max_length or self.trained.max_length
 
     def stream(
-        self, lines: Iterable[bytes], bucket: int = 4096, report: Report | None = None
+        self, lines: Iterable[bytes | None], bucket: int = 4096, report: Report | None = None
     ) -> Iterator[list[Translation]]:
         """Translations of `lines` in order, up to `bucket` at a time.
 
-        Lines end in \\n or \\r\\n; white space at both ends is dropped, as it was for training. What was read
-        before a mistake is translated before the mistake is raised.
+        Lines end in \\n or \\r\\n; white space at both ends is dropped, as it was for training. None says
+        that no line comes for now (see `arriving`): those read so far are translated. So they are when
+        reading ends with an exception, before it is raised.
 
         Raises:
             UserError: a line is not UTF-8, or too long with too_long=refuse.
         """
         checks.whole("bucket", bucket, 1, "lines")
         report = report if report is not None else Report()
-        for found in _buckets((self._read(n, text, report) for n, text in _decoded(lines)), bucket):
+        read = (found and self._read(*found, report) for found in _decoded(lines))
+        for found in _buckets(read, bucket):
             translations = self._translate(found)
             report.lines += len(translations)
             yield translations
@@ -234,14 +236,14 @@ class Translator:
             tokens, scores = self._hypotheses(src_tokens)
         num_candidates = tokens.shape[1]
         texts = self.trained.texts(tokens.flatten(0, 1))
-        return [
-            tuple(
-                Candidate(_one_line(text), score)
-                for text, score in zip(texts[b * num_candidates : (b + 1) * num_candidates], row, strict=True)
-                if score != -torch.inf
-            )
-            for b, row in enumerate(scores.tolist())
-        ]
+        found = []
+        for b, row in enumerate(scores.tolist()):
+            different: dict[str, Candidate] = {}
+            for text, score in zip(texts[b * num_candidates : (b + 1) * num_candidates], row, strict=True):
+                if score != -torch.inf:
+                    different.setdefault(_one_line(text), Candidate(_one_line(text), score))
+            found.append(tuple(different.values())[: self.n_best])
+        return found
 
     def _hypotheses(
         self, src_tokens: Int[Tensor, "B S"]
@@ -261,7 +263,7 @@ class Translator:
                 f"n_best must be at most the number of lengths that the decoding tries, "
                 f"{found.scores.shape[1]} (decoding.lengths.beam); got {self.n_best}"
             )
-        return found.tokens[:, : self.n_best], found.scores[:, : self.n_best]
+        return found.tokens, found.scores
 
 
 def _joined(parts: list[tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
@@ -280,34 +282,85 @@ def _one_line(text: str) -> str:
 # --- lines ---------------------------------------------------------------------------------------------
 
 
-def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+@runtime_checkable
+class Input(Protocol):
+    """Where lines of bytes come from; `fileno` as of a file, or it raises OSError."""
+
+    def fileno(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+def arriving(source: Input, pause: float = _PAUSE) -> Iterable[bytes | None]:
+    """The lines of a pipe or socket, with None where it has had nothing for `pause` seconds; anything else
+    (a file, or what is no file of the operating system) never makes one wait and stays as it is."""
+    try:
+        mode = os.fstat(source.fileno()).st_mode
+    except OSError:
+        return source
+    return _piped(source.fileno(), pause) if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else source
+
+
+def _piped(file: int, pause: float) -> Iterator[bytes | None]:
+    """A buffered file cannot say whether a line is ready, so this reads without one."""
+    begun = bytearray()  # of a line whose end has not come
+    while True:
+        if not select.select([file], [], [], pause)[0]:
+            yield None
+            select.select([file], [], [])
+        block = os.read(file, _BLOCK)
+        if not block:
+            break
+        first, *others = block.split(b"\n")
+        begun += first
+        for part in others:
+            yield bytes(begun) + b"\n"
+            begun = bytearray(part)
+    if begun:
+        yield bytes(begun)
+
+
+def _decoded(lines: Iterable[bytes | None]) -> Iterator[tuple[int, str] | None]:
     """(number from 1, text without white space at its ends) of each line."""
-    for number, line in enumerate(lines, 1):
+    number, before = 0, 0  # lines, and the bytes of those that are done
+    for line in lines:
+        if line is None:
+            yield None
+            continue
+        number += 1
         skipped = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
         try:
             yield number, line[skipped:].decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise UserError(
                 f"line {number} must be UTF-8; got byte 0x{error.object[error.start]:02x} as byte "
-                f"{skipped + error.start + 1} of the line"
+                f"{skipped + error.start + 1} of the line, at offset {before + skipped + error.start} of the "
+                "input (in bytes, counted from 0)"
             ) from None
+        before += len(line)
 
 
-def _buckets(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; those before a mistake are handed out before the mistake is raised."""
-    bucket: list[T] = []
-    try:
-        for item in items:
+def _buckets(items: Iterable[T | None], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, shorter ones where None stands between them and at the end; those before an
+    exception, Ctrl-C included, are handed out before it is raised."""
+    rest, bucket = iter(items), list[T]()
+    ended: BaseException | None = None
+    is_more = True
+    while is_more:
+        item: T | None = None
+        try:
+            item = next(rest)
+        except StopIteration:
+            is_more = False
+        except BaseException as error:
+            ended, is_more = error, False
+        if item is not None:
             bucket.append(item)
-            if len(bucket) == size:
-                yield bucket
-                bucket = []
-    except UserError:
-        if bucket:
+        if bucket and (item is None or len(bucket) == size):
             yield bucket
-        raise
-    if bucket:
-        yield bucket
+            bucket = []
+    if ended is not None:
+        raise ended
 
 
 # Where a text may be cut, the best places first; a match ends before the cut.
@@ -358,7 +411,12 @@ class Output(Protocol):
 
 
 def answer(
-    translator: Translator, lines: Iterable[bytes], output: Output, errors: Output, bucket: int, shows: bool
+    translator: Translator,
+    lines: Iterable[bytes | None],
+    output: Output,
+    errors: Output,
+    bucket: int,
+    shows: bool,
 ) -> Report:
     """Translate `lines` into `output`, which has a bucket's translations before the next bucket is read; says
     at the end on `errors` what was met, even if a mistake ended it. `shows`: with progress on `errors`."""

@@ -257,3 +257,24 @@ def test_an_unknown_size_lists_the_sizes() -> None:
 def test_a_teacher_without_a_size_is_refused() -> None:
     with pytest.raises(UserError, match="base, big, small, tiny; got 'huge'"):
         job("+experiment=vanilla_kd", "proxy_target.teacher=huge").teachers()
+
+
+@pytest.mark.parametrize("experiment", ["axe_tau5", "oaxe_50k"])
+@pytest.mark.parametrize(
+    ("reference", "candidates"), [("raw", ()), ("kd", ("base",)), ("dynamic_kd", (*EVERY_TEACHER, "raw"))]
+)
+def test_the_reference_that_is_aligned_is_a_choice(
+    experiment: str, reference: str, candidates: tuple[str, ...]
+) -> None:
+    made = job(f"+experiment={experiment}", f"proxy_target/reference={reference}")
+    assert made.candidates == candidates
+    assert made.plain["proxy_target"]["reference"] == OmegaConf.to_container(
+        compose(f"proxy_target={reference}").proxy_target
+    )
+    is_default = made.run.key == job(f"+experiment={experiment}").run.key
+    assert is_default == (reference == "kd")
+
+
+def test_the_reference_keeps_its_own_settings() -> None:
+    made = job("+experiment=axe_dynkd", "proxy_target.reference.beta=1", "proxy_target.delta=1")
+    assert (made.target.reference.beta, made.target.delta) == (1, 1)

@@ -1,6 +1,7 @@
 """A model in CTranslate2 says what it says here."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,20 @@ def test_a_run_becomes_a_folder_that_carries_its_vocabulary(runs: dict[str, Path
     id_of = {piece: i for i, piece in enumerate(tgt.pieces(range(len(tgt))))}
     theirs = tgt.decode_all([[id_of[piece] for piece in result.hypotheses[0]] for result in found])
     assert np.mean([a == b for a, b in zip(ours, theirs, strict=True)]) >= 0.99
+
+
+def test_the_example_runs_and_no_text_is_too_long_for_it(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(runs["at"], tmp_path / "my_model")
+    monkeypatch.chdir(tmp_path)
+    assert load(runs["at"]).size.max_positions == 32
+    assert ctranslate2_export.__doc__ is not None
+    example = ctranslate2_export.__doc__.split("`vocabulary/`:\n")[1].split("\nThe source's eos")[0]
+    given = {"ctranslate2": ctranslate2, "names": names, "load_vocabularies": load_vocabularies, "Path": Path}
+    for text in ("mann", " ".join(["die katze sieht über einen hund"] * 20)):
+        exec(textwrap.dedent(example).replace("Ein Mann schläft.", text), dict(given))
+        assert capsys.readouterr().out.strip()
 
 
 def test_int8_is_smaller_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mple.decoding.lengths import TopLengths
 from mple.decoding.mask_predict import MaskPredict
 from mple.explain import file_name, main, options, page
 from mple.explanation import Explanation, explain
+from mple.proxy.input_first import InputFirst
 from mple.proxy_target import laid_out
 from mple.proxy_target.axe import AXE
 from mple.proxy_target.oaxe import OaXE
@@ -39,6 +40,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "cmlm": random_run(root, "+experiment=cmlm", "proxy_target=raw"),
         "axe": random_run(root, "+experiment=axe_tau1", "proxy_target.delta=0", *raw, seed=3),
         "oaxe": random_run(root, "+experiment=oaxe_10k", "start=null", *raw, seed=3),
+        "axe_cmlm": random_run(root, "+experiment=axe_cmlm", "proxy_target.delta=0", *raw, seed=3),
+        "npd": random_run(root, "+experiment=vanilla_raw", "decoding=npd"),
         "at": random_run(root, "+experiment=at", "size=student"),
     }
 
@@ -117,6 +120,35 @@ def test_the_alignment_is_that_of_the_proxy_target(
     assert len(kept) == spoken
     if name == "oaxe":
         assert sorted(found.positions) == list(range(len(found.reference)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_a_proxy_that_draws_z_first_is_shown_so(folders: dict[str, Path], seed: int) -> None:
+    trained = opened(folders, "axe_cmlm")
+    found = explain(trained, SOURCE, REFERENCE, seed=seed)
+    assert found.glance is not None
+    assert found.alignment is not None
+    batch, snapshot = snapshot_of(trained, seed)
+    proxy_input = hydra.utils.instantiate(trained.config["proxy_input"])
+    target, inputs, _ = InputFirst(AXE(Raw(), delta=0), proxy_input)(batch, snapshot)
+    pieces = trained.tgt_vocabulary.pieces
+    assert found.glance.revealed == tuple(inputs.revealed[0].tolist())
+    assert list(found.glance.pieces) == pieces(batch.tgt_tokens[0].tolist())
+    assert list(found.alignment.said) == pieces(target.tokens[0].tolist())
+
+
+def test_a_run_that_asks_a_teacher_is_explained_with_it(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"asks the teacher 'base': .* teacher=FOLDER"):
+        explain(opened(folders, "npd"), SOURCE)
+    to = tmp_path / "page.html"
+    main([f"run={folders['npd']}", f"teacher={folders['at']}", f"to={to}", SOURCE])
+    said = capsys.readouterr().out.splitlines()[0]
+    npd = opened(folders, "npd")
+    assert said == npd.with_decoding(npd.config["decoding"], opened(folders, "at")).translate([SOURCE])[0]
+    assert said in to.read_text()
 
 
 def test_the_steps_are_those_of_mask_predict(folders: dict[str, Path]) -> None:

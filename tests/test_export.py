@@ -1,8 +1,10 @@
 """An export: the same model in a folder of its own, and the same again in ONNX."""
 
 import json
+import os
 import re
 import shutil
+import stat
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,36 @@ def test_an_export_translates_as_its_run_does(runs: dict[str, Path], tmp_path: P
         given.languages,
         given.decoding,
     )
+
+
+def test_every_file_has_the_mode_of_an_ordinary_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        export(runs["nat"], tmp_path / "to")
+    finally:
+        os.umask(before)
+    own = [path for path in (tmp_path / "to").iterdir() if path.is_file()]
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in own} == {
+        path.name: 0o640 for path in own
+    }
+
+
+def test_a_run_that_asks_a_teacher_says_in_its_card_how(runs: dict[str, Path], tmp_path: Path) -> None:
+    assert "teacher" not in _usage(runs["nat"], tmp_path / "plain")
+    npd = random_run(tmp_path / "npd", "+experiment=vanilla_raw", "decoding=npd")
+    use = _usage(npd, tmp_path / "asks")
+    assert "translate.py run=path/to/this/folder teacher=path/to/teacher <" in use
+    code = use.split("```python\n")[1].split("```")[0].replace('["..."]', 'found := ["der hund"]')
+    code = code.replace("path/to/this/folder", str(tmp_path / "asks"))
+    own = random_run(tmp_path / "npd", "+experiment=at", "size=base")
+    names: dict[str, Any] = {}
+    exec(code.replace("path/to/teacher", str(own)), names)
+    assert names["trained"].translate(["der hund"])[0]
+
+
+def _usage(run: Path, to: Path) -> str:
+    export(run, to, onnx=False)
+    return (to / "README.md").read_text().split("## Use")[1].split("## Method")[0]
 
 
 def test_a_shared_tensor_is_stored_once(exported: Path, runs: dict[str, Path]) -> None:

@@ -130,6 +130,50 @@ def test_a_pickle_that_would_run_code_is_refused_unread(
     assert not Path("touched").exists()
 
 
+def test_an_empty_sentence_has_an_empty_translation(runs: dict[str, Path]) -> None:
+    for name in ("nat", "at"):
+        trained = load(runs[name])
+        (said,) = trained.translate(["mann"])
+        assert said
+        assert trained.translate(["", "mann", " \t"]) == ["", said, ""]
+        assert trained.translate([""]) == [""]
+        assert trained.translate([]) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["vocabulary/manifest.json", "vocabulary/src/vocabulary.json", "vocabulary/tgt/vocabulary.json"]
+)
+@pytest.mark.parametrize("content", [b'{"kind": ', b"\xff\xfe", b"[1]", b"{}"])
+def test_a_json_file_that_is_none_is_named(copied: Path, name: str, content: bytes) -> None:
+    (copied / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} must (be a JSON file|hold a JSON object with)") as caught:
+        load(copied)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_that_lacks_its_words_is_named(copied: Path) -> None:
+    (copied / "vocabulary" / "src" / "vocabulary.json").write_text('{"kind": "words"}')
+    with pytest.raises(UserError, match=r"vocabulary must hold the vocabularies of a run"):
+        load(copied)
+
+
+def test_results_and_commands_that_are_no_json_are_named(copied: Path) -> None:
+    (copied / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json must be a JSON file"):
+        _ = load(copied).metrics
+    (copied / "averaged.pt").unlink()
+    (copied / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run\.json must hold a JSON object with command"):
+        load(copied)
+
+
+@pytest.mark.parametrize("value", [None, "long", 0])
+def test_a_configuration_without_a_longest_sentence_is_refused(copied: Path, value: object) -> None:
+    edit(copied, "data.max_length", value)
+    with pytest.raises(UserError, match=r"data\.max_length of .*config\.yaml .*tokens.* must be"):
+        load(copied)
+
+
 def edit(folder: Path, path: str, value: Any) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     node = config
@@ -203,6 +247,11 @@ def test_a_teacher_is_an_autoregressive_run_with_the_same_vocabularies(
     for src, text in zip(alone.encode(texts), chosen, strict=True):  # one of the candidates, whoever chooses
         candidates = alone.decoding.candidates(alone.model, alone.src_tokens([src]))  # type: ignore[union-attr, arg-type]
         assert text in alone.texts(candidates.tokens[0])
+    with pytest.raises(UserError, match=r"asks the teacher 'base': .* teacher=FOLDER"):
+        nat.with_decoding(node).translate(texts)
+    for trained, other_node in ((nat, nat.config["decoding"]), (at, at.config["decoding"])):
+        with pytest.raises(UserError, match="teacher must be given only with a decoding that asks one"):
+            trained.with_decoding(other_node, at)
     with pytest.raises(UserError, match="teacher must be an autoregressive run"):
         nat.with_decoding(node, nat)
     other = random_run(tmp_path, "+experiment=at", "size=base", "data.vocabulary.size=80")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from mple.checks import UserError
 from mple.command import guarded
 from mple.decoding.beam import Beam
 from mple.trained import Trained, load
-from mple.translate import Report, Translation, Translator, answer, split
+from mple.translate import Report, Translation, Translator, answer, arriving, split
 from tests.runs import CONF, MAX_LENGTH, random_run, sentences
 
 ROOT = CONF.parent
@@ -95,6 +96,44 @@ def test_a_bucket_is_answered_before_the_next_is_read(nat: Trained) -> None:
     assert [[t.line for t in found] for found in stream] == [[3, 4], [5]]
 
 
+@pytest.mark.parametrize("error", [UserError("no"), OSError(5, "no"), KeyboardInterrupt(), SystemExit(143)])
+def test_what_was_read_before_reading_fails_is_translated(nat: Trained, error: BaseException) -> None:
+    def lines() -> Iterator[bytes]:
+        yield from (b"mann\n", b"frau\n", b"hund\n")
+        raise error
+
+    output = io.StringIO()
+    with pytest.raises(type(error)):
+        answer(Translator(nat), lines(), output, io.StringIO(), 2, shows=False)
+    assert output.getvalue().splitlines() == nat.translate(["mann", "frau", "hund"])
+
+
+def test_a_pause_hands_out_what_there_is(nat: Trained) -> None:
+    stream = Translator(nat).stream([None, b"mann\n", None, None, b"frau\n", b"hund\n", None])
+    assert [[t.line for t in found] for found in stream] == [[1], [2, 3]]
+
+
+def test_a_slow_pipe_is_answered_while_it_waits() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source, os.fdopen(writing, "wb", buffering=0) as sink:
+        lines = iter(arriving(source, pause=0.01))
+        sink.write(b"a\n\nb\r\nhal")
+        assert [next(lines) for _ in range(4)] == [b"a\n", b"\n", b"b\r\n", None]
+        sink.write(b"f\nrest")
+        assert [next(lines) for _ in range(2)] == [b"half\n", None]
+        sink.write(b"x" * 200)
+        sink.close()
+        assert list(lines) == [b"rest" + b"x" * 200]
+
+
+def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+    held = io.BytesIO(b"a\n")
+    assert arriving(held) is held
+    (tmp_path / "in.txt").write_bytes(b"a\n")
+    with (tmp_path / "in.txt").open("rb") as source:
+        assert arriving(source) is source
+
+
 LONG = "der mann läuft schnell, die frau läuft. grün! ein hund sieht unter eine katze über der frau. langsam"
 
 
@@ -162,10 +201,14 @@ def test_too_long_refused_names_the_line_after_those_before_it(nat: Trained) -> 
 def test_a_line_that_is_not_utf8_is_named_with_its_byte(
     nat: Trained, text: bytes, line: int, byte: int
 ) -> None:
-    with pytest.raises(
-        UserError, match=f"line {line} must be UTF-8; got byte 0x.. as byte {byte} of the line"
-    ):
-        texts(Translator(nat), text)
+    before = sum(len(part) for part in text.split(b"\n")[: line - 1]) + line - 1
+    said = (
+        f"line {line} must be UTF-8; got byte 0x.. as byte {byte} of the line, at offset {before + byte - 1} "
+    )
+    for pauses in (0, 1):  # which are no lines
+        lines = [part for found in lines_of(text) for part in (*[None] * pauses, found)]
+        with pytest.raises(UserError, match=said):
+            list(Translator(nat).stream(lines))
 
 
 def test_unknown_characters_are_counted(nat: Trained) -> None:
@@ -212,6 +255,22 @@ def test_the_candidates_of_lengths_best_first(nat: Trained) -> None:
     assert report["line"] == 3
     assert report["source"] == "die frau läuft"
     assert set(report["candidates"][0]) == {"text", "score_nats"}
+
+
+def test_of_equal_candidates_the_best_is_kept(nat: Trained) -> None:
+    several = nat.with_decoding({**PARALLEL, "lengths": {**LENGTHS, "beam": 7}, "deduplicate": "token"})
+    source = [s for s in sentences(40, seed=2) if len(nat.encode([s])[0]) <= MAX_LENGTH]
+    repeats = 0
+    for line in source:
+        ids = several.encode([line])
+        found: Any = several.decoding.candidates(several.model, several.src_tokens(ids))  # type: ignore[union-attr]
+        scores = found.scores[0].tolist()
+        wanted = [t for t, s in zip(several.texts(found.tokens[0]), scores, strict=True) if s > -torch.inf]
+        distinct = list(dict.fromkeys(wanted))
+        repeats += len(wanted) - len(distinct)
+        for n in (2, 7):
+            assert [c.text for c in n_best(several, line, n)[0].candidates] == distinct[:n]
+    assert repeats  # there was something to leave out
 
 
 def test_the_candidates_of_beam_search_best_first(at: Trained) -> None:
@@ -315,6 +374,13 @@ def test_the_command_takes_another_decoding_or_changes_the_run_s_own(folders: di
     teacher = f"teacher={folders['at']}"
     made = command.translator(hydra.compose("translate", [nat, "decoding=npd", teacher]))
     assert made.trained.decoding.choice.model is made.trained.teacher.model  # type: ignore[union-attr]
+    for other in ("decoding=argmax", "decoding=length_parallel"):
+        with pytest.raises(UserError, match=r"teacher must be given only with a decoding that asks one"):
+            command.translator(hydra.compose("translate", [nat, other, teacher]))
+    with pytest.raises(UserError, match=r"teacher must be given only .*; got .* with Beam"):
+        command.translator(hydra.compose("translate", [at, teacher]))
+    made = command.translator(hydra.compose("translate", [at, "decoding=greedy"]))
+    assert made.trained.decoding == Beam(beam=1)
     with pytest.raises(UserError, match="decoding must be any but beam for a NAT"):
         command.translator(hydra.compose("translate", [nat, "decoding=beam"]))
     with pytest.raises(UserError, match="run must be the folder"):
@@ -353,6 +419,25 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(folders: dict[str, Path])
     assert first == second == load(folders["nat"]).translate(["mann"])[0]
     assert status == "141"
     assert found.stderr == ""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_slow_producer_is_answered_and_a_signal_loses_no_line(
+    folders: dict[str, Path], number: int, status: int
+) -> None:
+    program = [sys.executable, "translate.py", f"run={folders['nat']}", "device=cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, cwd=ROOT, env=environment, **pipes) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(b"mann\nfrau\n")
+        running.stdin.flush()
+        found = [running.stdout.readline().decode().rstrip("\n") for _ in range(2)]  # while stdin is open
+        running.send_signal(number)
+        rest, errors = running.communicate(timeout=60)
+    assert found == load(folders["nat"]).translate(["mann", "frau"])
+    assert (rest, errors, running.returncode) == (b"", b"", status)
 
 
 def test_a_mistake_is_one_line_on_stderr_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:

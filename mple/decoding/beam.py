@@ -8,7 +8,7 @@ It knows the model through two Protocols, `Incremental` and `State`, and nothing
 """
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -102,6 +102,8 @@ class Beam:
     max_length_offset: int = 10
     min_length: int = 1
     allow_unk: bool = False
+
+    teacher: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         checks.whole("decoding.beam", self.beam, 1)

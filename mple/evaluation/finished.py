@@ -1,6 +1,5 @@
 """A finished run, opened again: its model with the final weights, its data, its decoding."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,7 +8,9 @@ from typing import Any
 
 import hydra
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mple import start
 from mple.checks import UserError
@@ -18,19 +19,21 @@ from mple.decoding.input_sampling import InputSampling
 from mple.launch import Job
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
-from mple.trained import find_input_predictor, load_input_distribution
+from mple.trained import check_targets, find_input_predictor, load_input_distribution, read_json
 from mple.types import Batch
 
 NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
+_FUNCTIONS = ("mple.launch.wandb_logger",)  # what conf/ names besides the classes of this package
 
 
 class Finished:
     """`run.module`, `run.data` and `run.job` of a run's folder; each is made when first asked for.
 
-    Its configuration is the run's own; settings that came later have the values of today's conf/.
+    Its configuration is the run's own; settings that came later have the values of today's conf/. It may come
+    from anybody, so it may name only classes of this package.
 
     Raises:
-        UserError: the folder holds no finished run, or several.
+        UserError: the folder holds no finished run, several, or one that names something else.
     """
 
     def __init__(self, folder: Path, device: str | None = None, key: str = "run") -> None:
@@ -41,7 +44,7 @@ class Finished:
                 f"{key} must be the folder of a finished run; {folder} lacks {', '.join(missing)}"
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+        self.metrics = read_json(folder / "metrics.json", "experiment", "key", "seed")
 
     @staticmethod
     def open(path: str | Path, device: str | None = None, key: str = "run") -> "Finished":
@@ -59,7 +62,7 @@ class Finished:
 
     @cached_property
     def job(self) -> Job:
-        command = json.loads((self.folder / "run.json").read_text())["command"]
+        command = read_json(self.folder / "run.json", "command")["command"]
         overrides = shlex.split(command)[2:]  # python train.py ...
         here = []  # data and teachers are beside the run, wherever its outputs/ has been moved
         folder = self.folder.resolve()
@@ -68,11 +71,22 @@ class Finished:
             overrides = [o for o in overrides if not o.startswith("outputs=")] + here
         today = hydra.compose("train", overrides)
         OmegaConf.set_struct(today, False)
-        cfg = OmegaConf.merge(
-            today, OmegaConf.load(self.folder / "config.yaml"), OmegaConf.from_dotlist(here)
-        )
+        cfg = OmegaConf.merge(today, self._own(), OmegaConf.from_dotlist(here))
         assert isinstance(cfg, DictConfig)
+        for name, made in (("run.json", today), ("config.yaml", cfg)):  # teachers are made of the command
+            plain = OmegaConf.to_container(made, resolve=True)
+            check_targets(plain, f"a _target_ of {self.folder / name}", _FUNCTIONS)
         return Job(cfg, overrides)
+
+    def _own(self) -> DictConfig:
+        path = self.folder / "config.yaml"
+        try:
+            found = OmegaConf.load(path)
+        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{path} must be a YAML file; got: {str(error).splitlines()[0]}") from error
+        if not isinstance(found, DictConfig) or not found:
+            raise UserError(f"{path} must be the configuration of a run; it is that of something else")
+        return found
 
     @property
     def name(self) -> str:

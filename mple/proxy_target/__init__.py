@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from jaxtyping import Int
 from torch import Tensor
 
+from mple.checks import UserError
 from mple.snapshot import Snapshot
 from mple.types import PAD, Batch, Target
 
@@ -47,6 +48,19 @@ class AlignedTarget(ProxyTarget, Protocol):
     def align(self, reference: Target, snapshot: Snapshot) -> Target:
         """R laid out by the predictions of `snapshot`, whose canvas must be R's. Takes no gradient, even
         where the snapshot has one."""
+
+
+def check_reference(reference: ProxyTarget) -> None:
+    """Refuses a reference R that is laid anew itself.
+
+    Raises:
+        UserError: `reference` is an `AlignedTarget`.
+    """
+    if isinstance(reference, AlignedTarget):
+        raise UserError(
+            "proxy_target.reference must choose a text (raw, kd, dynamic_kd); "
+            f"got {type(reference).__name__}, which is aligned itself"
+        )
 
 
 def laid_out(tokens: Int[Tensor, "B T"]) -> Target:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from mple import checks
 from mple.model.reading import normalisers
-from mple.proxy_target import ProxyTarget
+from mple.proxy_target import ProxyTarget, check_reference
 from mple.snapshot import Snapshot
 from mple.types import BLANK, PAD, Batch, DecoderOutput, Mean, Penalty, Target
 
@@ -52,7 +52,8 @@ class AXE:
     Logs `blank` (share of positions) and `skipped` (share of R's tokens).
 
     Raises:
-        UserError: `delta` is not a number from 0 to 1e6, or `variant` is none of the two.
+        UserError: `delta` is not a number from 0 to 1e6, `variant` is none of the two, or the
+            reference is itself aligned.
 
     Source: Ghazvininejad et al. (2020); App. E.3 of the paper. Differences: content tokens only; the first
     row of A is as published (public code multiplies it by δ); "strict" is ours.
@@ -67,6 +68,7 @@ class AXE:
     def __post_init__(self) -> None:
         checks.number("proxy_target.delta", self.delta, 0, 1e6)
         checks.one_of("proxy_target.variant", self.variant, VARIANTS)
+        check_reference(self.reference)
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -80,9 +82,11 @@ class AXE:
         """T for the text of `reference`, by the predictions of `snapshot`, which must be on its canvas.
 
         A position that Z reveals says its own token, at no cost, and no other (App. E.6's copy mechanism).
+        A cost that is no number (of a model that has diverged) is taken as 0: the loss will show it.
         """
         tokens, is_canvas, revealed = reference.tokens, reference.counts, snapshot.inputs.revealed
-        nll, blank_nll = canvas_nll(snapshot.output, is_canvas, tokens)
+        costs = canvas_nll(snapshot.output, is_canvas, tokens)
+        nll, blank_nll = (cost.nan_to_num(0.0, posinf=_NEVER).clamp_max(_NEVER) for cost in costs)
         own = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)  # (T, L)
         nll = nll.masked_fill(revealed.unsqueeze(1), _NEVER).masked_fill(revealed.unsqueeze(1) & own, 0.0)
         blank_nll = blank_nll.masked_fill(revealed, _NEVER)

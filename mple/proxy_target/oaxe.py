@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mple import checks
 from mple.checks import UserError
-from mple.proxy_target import AlignedTarget, ProxyTarget
+from mple.proxy_target import ProxyTarget, check_reference
 from mple.proxy_target.axe import canvas_logits, canvas_nll
 from mple.snapshot import Snapshot
 from mple.types import Batch, Mean, Target
@@ -67,11 +67,7 @@ class OaXE:
     truncation_unit: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.reference, AlignedTarget):
-            raise UserError(
-                "proxy_target.reference must choose a text (raw, kd, dynamic_kd); "
-                f"got {type(self.reference).__name__}, which is aligned itself"
-            )
+        check_reference(self.reference)
         if self.truncation is None and self.truncation_unit is None:
             return
         if self.truncation is None or self.truncation_unit is None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mple.checks import UserError
+from mple.data.grammar import Grammar
 from mple.estimator.input_loss import (
     GivenCount,
     InputInformation,
@@ -35,8 +36,8 @@ from mple.proxy_input.fixed_mask import FixedMask
 from mple.proxy_input.glancing import Glancing
 from mple.proxy_input.uniform_mask import UniformMask
 from mple.proxy_target.raw import Raw
-from mple.types import Batch
-from tests.fakes import nat, random_batch, snapshot_of, take
+from mple.types import EOS, MASK, PAD, Batch, DecoderInput, DecoderOutput, EncoderOutput
+from tests.fakes import CONTENT, VOCABULARY, nat, output_of, random_batch, snapshot_of, take
 from tests.table_models import TableMasks, TableNAT, table_batch
 
 SUMS: list[Callable[[Tensor, Tensor, Tensor], Tensor]] = [over_orders, as_a_race, log_prob_one_by_one]
@@ -181,6 +182,34 @@ class TestWorkedNumbers:
         found = GivenCount()(shown, torch.ones_like(shown), torch.zeros(shown.shape))
         assert float(-found) / length == pytest.approx(fixed, abs=5e-4)
 
+    @pytest.mark.parametrize(
+        ("law", "length", "masked", "if_bits", "if_nats"),
+        [(UniformCount(), 28, 0.5, 0.94, 1.30), (GivenCount(), 26, 0.8, 0.39, 0.53)],
+        ids=["cmlm", "fixed"],
+    )
+    def test_what_the_paper_s_table_could_mean(
+        self, law: Law, length: int, masked: float, if_bits: float, if_nats: float
+    ) -> None:
+        """A constant m, and a vanilla NAT of 2.42 a token, in bits or nats: L_input in nats per token. Of
+        the lengths from 20 to 30 those at which both of methods.md 1.8's roundings come out."""
+        counts = torch.arange(length) if not law.fixes_count else torch.tensor([length // 5])
+        revealed = torch.arange(length) < counts.unsqueeze(1)  # one set of each size
+        log_q = law(revealed, torch.ones_like(revealed), torch.zeros(revealed.shape))
+        q = (log_choose(torch.full_like(counts, length), counts) + log_q).exp()  # of all sets of that size
+        assert float(q.sum()) == pytest.approx(1)
+        words = VOCABULARY - CONTENT
+        tokens = torch.where(revealed, CONTENT, MASK)
+        for loss, expected in ((2.42 * math.log(2), if_bits), (2.42, if_nats)):
+            logits = torch.full((VOCABULARY,), -1e4)
+            logits[CONTENT:] = math.log(-math.expm1(-loss) / (words - 1))
+            logits[CONTENT] = -loss
+            vanilla = ConstantNAT(logits)
+            src = torch.tensor([[7, EOS]]).expand(len(counts), 2)
+            log_p = InputDistribution(TableMasks(masked), vanilla).log_prob(
+                src, DecoderInput(tokens, revealed)
+            )
+            assert float(q @ (log_q - log_p)) / length == pytest.approx(expected, abs=0.00501)
+
     def test_nothing_is_ever_all_shown(self) -> None:
         revealed = torch.tensor([[True, True, False], [True, True, False]])
         canvas = torch.tensor([[True, True, False], [True, True, True]])
@@ -192,6 +221,17 @@ class TestWorkedNumbers:
         found = no_hint(np.array([3, 4]))
         assert "0 by definition" in found.note
         assert found.metrics(Bootstrap(100))["input_loss_bits_per_token"] == 0
+
+
+class ConstantNAT(TableNAT):
+    """The same `logits` (V) at every position of every sentence."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def decode(self, inputs: DecoderInput, encoder_out: EncoderOutput) -> DecoderOutput:
+        return output_of(self.logits.expand(*inputs.tokens.shape, -1))
 
 
 def by_hand(name: str, batch: Batch, masks: TableMasks, vanilla: TableNAT, nat: TableNAT) -> list[float]:
@@ -254,6 +294,35 @@ class TestEstimate:
             got = getattr(found, part).reshape(len(WHOLE), copies)
             error = got.std(1) / math.sqrt(copies)
             assert (np.abs(got.mean(1) - getattr(truth, part)) <= 4.5 * error + 1e-5).all()
+
+
+@pytest.mark.parametrize("name", PROXIES)
+@pytest.mark.parametrize(
+    "modes", [(0.5,) * 4, (0.1, 0.2, 0.3, 0.4), (0.0,) * 4], ids=["all", "skewed", "C = 0"]
+)
+def test_a_sample_of_the_grammar_has_an_interval_that_holds_the_exact_value(
+    name: str, modes: tuple[float, ...]
+) -> None:
+    """One Z of each of 60 pairs, against all Z of them; m and P(t | X) are tables by source and place."""
+    pairs = [p for p in Grammar(*modes).sample(300, seed=3) if len(p[1].split()) <= 7][:60]
+    lengths = [(6 + i % 9, len(target.split())) for i, (_, target) in enumerate(pairs)]
+    numbers = {word: CONTENT + k for k, word in enumerate(sorted({w for _, t in pairs for w in t.split()}))}
+    batch = table_batch(lengths, words=1)
+    tgt = torch.full_like(batch.tgt_tokens, PAD)
+    for row, (_, target) in zip(tgt, pairs, strict=True):
+        row[: len(target.split())] = torch.tensor([CONTENT + numbers[w] % 3 for w in target.split()])
+    batch = Batch(batch.ids, batch.src_tokens, tgt)
+    proxy_input, law = PROXIES[name]
+    proxy, distribution = (
+        TargetFirst(Raw(), proxy_input),
+        InputDistribution(TableMasks(), TableNAT(3, seed=3)),
+    )
+    bootstrap = Bootstrap(1000, level=0.99)
+    exactly = InputLoss(law).exact(TableNAT(3), proxy, distribution, batch).metrics(bootstrap)
+    found = InputLoss(law, draws=1).sampled(TableNAT(3), proxy, distribution, batch).metrics(bootstrap)
+    low, high = (found[f"input_loss_{end}_bits_per_token"] for end in ("low", "high"))
+    assert low < exactly["input_loss_bits_per_token"] < high
+    assert high - low < 1
 
 
 @given(seed=st.integers(0, 1000), length=st.integers(1, 5), name=st.sampled_from(sorted(PROXIES)))

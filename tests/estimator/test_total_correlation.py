@@ -69,6 +69,19 @@ def test_no_problem_of_course() -> None:
     assert found["at_loss_bits_per_token"] == pytest.approx(0.5)
 
 
+def test_the_paper_s_own_difference() -> None:
+    """methods.md 1.10: C = 2.50 of En-De is the raw NAT's 4.41 less the AT's 1.91, bits per token."""
+    tokens = np.array([3, 5, 11])
+    nat, at = (
+        losses(bits * math.log(2) * tokens, tokens, name) for bits, name in ((4.41, "nat"), (1.91, "at"))
+    )
+    found = FAST(nat, at)
+    assert found["total_correlation_bits_per_token"] == pytest.approx(2.50)
+    assert found["total_correlation_bits_per_sentence"] == pytest.approx(2.50 * 19 / 3)
+    assert found["nat_loss_bits_per_token"] == pytest.approx(4.41)
+    assert found["at_loss_bits_per_token"] == pytest.approx(1.91)
+
+
 def test_independent_tokens_have_none() -> None:
     nats = np.random.default_rng(0).gamma(3, size=20)
     found = FAST(losses(nats, np.arange(1, 21)), losses(nats, np.arange(1, 21), "at"))
@@ -103,6 +116,16 @@ def test_a_sample_s_interval_holds_the_exact_value(modes: str) -> None:
     found = TotalCorrelation(Bootstrap(1000, level=0.99))(
         *pair_of([table_models(grammar, *p) for p in pairs])
     )
+    length = exact["length_entropy_bits_per_sentence"] / exact["tokens_per_sentence"]
+    entropies = {
+        "nat_loss": exact["nat_loss_bits_per_token"],  # Σ_i H(y_i | X, L)
+        "length_loss": length,  # H(L | X)
+        "at_loss": exact["joint_entropy_bits_per_token"] + length,  # H(Y | X)
+    }
+    for name, entropy in entropies.items():
+        low, high = (found[f"{name}_{end}_bits_per_token"] for end in ("low", "high"))
+        assert low - 1e-9 <= entropy <= high + 1e-9, name
+        assert (low < high) == (entropy > 1e-9), name
     value, low, high = (found[f"total_correlation{end}_bits_per_token"] for end in ("", "_low", "_high"))
     if modes == "one target":
         assert [low, value, high] == pytest.approx([0, 0, 0], abs=1e-9)

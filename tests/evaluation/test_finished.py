@@ -1,0 +1,84 @@
+"""A finished run that came from anybody: its faults are named, and nothing that it names is executed."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from mple.checks import UserError
+from mple.evaluation.finished import Finished
+from tests.runs import CONF, random_run
+
+
+def opened(folder: Path) -> Finished:
+    GlobalHydra.instance().clear()
+    hydra.initialize_config_dir(str(CONF), version_base="1.3")
+    return Finished.open(folder, "cpu")
+
+
+@pytest.fixture
+def nat(tmp_path: Path) -> Path:
+    return random_run(tmp_path, "+experiment=vanilla_raw")
+
+
+def edit(folder: Path, path: str, value: Any) -> None:
+    config = node = yaml.safe_load((folder / "config.yaml").read_text())
+    *parents, last = path.split(".")
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("decoding", "pathlib.Path.touch"),
+        ("optimizer", "pathlib.Path.touch"),
+        ("module.model.length", "mple.run.write_text"),
+        ("data.source", "${oc.decode:pathlib.Path.touch}"),
+        ("proxy_target.deep", "mple.run.os.system"),
+    ],
+)
+def test_a_configuration_that_would_run_code_is_refused(
+    nat: Path, path: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    edit(nat, path, {"_target_": name, "_args_": [{"_target_": "pathlib.Path", "_args_": ["touched"]}]})
+    with pytest.raises(UserError, match=r"config\.yaml must name a class of mple; got '"):
+        _ = opened(nat).job
+    assert not Path("touched").exists()
+
+
+def test_a_command_that_would_run_code_is_refused(nat: Path) -> None:
+    """The configuration hides it from the run itself, not from the teachers that are made of the command."""
+    found = json.loads((nat / "run.json").read_text())
+    found["command"] += " " + shlex.quote("data.source._target_=subprocess.run")
+    (nat / "run.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"run\.json must name a class of mple; got 'subprocess\.run'"):
+        _ = opened(nat).job
+
+
+def test_every_name_of_an_ordinary_configuration_is_allowed(tmp_path: Path) -> None:
+    for overrides in (["+experiment=glat_raw", "logger=wandb"], ["+experiment=at"]):
+        assert opened(random_run(tmp_path, *overrides)).job.cfg.name in ("glat_raw", "at_base")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "run.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_json_file_that_is_none_is_named(nat: Path, name: str, content: str) -> None:
+    (nat / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name} must (be a JSON file|hold a JSON object with)"):
+        _ = opened(nat).job
+
+
+@pytest.mark.parametrize("content", ["a: [", "", "- 1"])
+def test_a_configuration_that_is_none_is_named(nat: Path, content: str) -> None:
+    (nat / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml must be "):
+        _ = opened(nat).job
