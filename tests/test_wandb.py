@@ -1,6 +1,7 @@
 """What a run leaves for a W&B dashboard: a micro run of `logger=wandb`, offline, read back from its file."""
 
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,30 +52,46 @@ def made(outputs: Path) -> Iterator[Job]:
         GlobalHydra.instance().clear()
 
 
+def blobs(path: Path) -> Iterator[bytes]:
+    """The records of a W&B file: seven bytes, then LevelDB's log of 32 KiB blocks, whose chunks have a
+    checksum, a size and a kind (1 whole, 2 first, 3 middle, 4 last)."""
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
 @pytest.fixture(scope="module")
 def records(made: Job) -> list[Any]:
     """Everything in the one offline run's file, in order."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = made.run.folder.glob("wandb/offline-run-*/run-*.wandb")
-    store, found = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        found.append(record)
-    return found
+    return [wandb_internal_pb2.Record.FromString(blob) for blob in blobs(path)]
 
 
 @pytest.fixture(scope="module")
 def history(records: list[Any]) -> list[dict[str, Any]]:
     """What was logged, a dictionary a call."""
-    return [
-        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.WhichOneof("record_type") == "history"
-    ]
+    found: list[dict[str, Any]] = []
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            line: dict[str, Any] = {}
+            for item in record.history.item:
+                *outer, last = item.nested_key or [item.key]
+                place = line
+                for key in outer:
+                    place = place.setdefault(key, {})
+                place[last] = json.loads(item.value_json)
+            found.append(line)
+    return found
 
 
 def test_runs_are_grouped_by_experiment_and_data(made: Job, records: list[Any]) -> None:
