@@ -127,6 +127,10 @@ def precision_of(name: object) -> str:
 def _check_trainer(settings: DictConfig) -> None:
     checks.whole("trainer.devices", settings.devices, 1)
     checks.one_of("trainer.accelerator", settings.accelerator, ("auto", "cpu", "gpu", "cuda"))
+
+
+def _check_gpu(settings: DictConfig) -> None:
+    """Of a job that is to train: a run that was trained elsewhere can be opened without a GPU."""
     if settings.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(
             f"trainer.accelerator must be auto or cpu here; got {settings.accelerator} without a GPU"
@@ -359,6 +363,7 @@ class Job:
         if self.run.is_finished():
             console.print(f"finished already: {self.run.folder}")
             return self.run.metrics()
+        _check_gpu(self.cfg.trainer)
         self.show_plan()
         data = self.data(self.cfg.seed)
         data.setup()  # what is wrong with the data is said before anything is made

@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -278,3 +279,13 @@ def test_the_reference_that_is_aligned_is_a_choice(
 def test_the_reference_keeps_its_own_settings() -> None:
     made = job("+experiment=axe_dynkd", "proxy_target.reference.beta=1", "proxy_target.delta=1")
     assert (made.target.reference.beta, made.target.delta) == (1, 1)
+
+
+def test_a_gpu_that_is_not_there_is_said_where_a_run_is_made_not_where_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made = job("+experiment=vanilla_raw", "trainer.accelerator=gpu", f"outputs={tmp_path / 'outputs'}")
+    with pytest.raises(UserError, match=r"trainer\.accelerator must be auto or cpu here; got gpu"):
+        made.execute()
+    assert not (tmp_path / "outputs").exists()
