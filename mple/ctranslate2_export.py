@@ -5,11 +5,18 @@
 
 `to` then holds model.bin, config.json, CTranslate2's own list of tokens and our `vocabulary/`:
 
+    src, tgt = load_vocabularies(Path("my_model/vocabulary"))    # of mple.data.vocabulary
+    src_names, tgt_names = names(src), names(tgt)                # of mple.ctranslate2_export
+    limit = 31                                                   # sizes.SIZE.max_positions of the run, less 1
     translator = ctranslate2.Translator("my_model")
-    pieces = vocabulary.pieces(vocabulary.encode(["Ein Mann schläft."])[0])       # mple.data.vocabulary
-    translator.translate_batch([pieces], beam_size=5)[0].hypotheses[0]
+    texts = [[src_names[i] for i in ids] for ids in src.encode(["Ein Mann schläft."])]
+    (found,) = translator.translate_batch(
+        texts, beam_size=5, max_input_length=limit, max_decoding_length=limit
+    )
+    print(tgt.decode_all([[tgt_names.index(name) for name in found.hypotheses[0]]])[0])
 
-The source's eos is appended by the model. It needs `pip install ctranslate2`.
+The source's eos is appended by the model. CTranslate2 does not know how many positions the model has: without
+the two limits a longer text is an error of its own. It needs `pip install ctranslate2`.
 """
 
 import shutil

@@ -61,8 +61,8 @@ def options(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: no sentence or several, an unknown key, a value of another type.
     """
-    given: dict[str, Any] = {"run": None, "to": None, "reference": None, "iterations": 0, "top": 5, "seed": 0}
-    given["teacher"] = None
+    given: dict[str, Any] = dict.fromkeys(("run", "to", "reference", "teacher"))
+    given |= {"iterations": 0, "top": 5, "seed": 0}
     sentences = []
     for argument in arguments:
         key, equals, value = argument.partition("=")

@@ -103,3 +103,14 @@ def random_run(root: Path, *overrides: str, seed: int = 0, data: Sequence[str] |
         }
     )
     return run.folder
+
+
+def asks_a_teacher(run: Path) -> Path:
+    """The same run as if it had been trained with decoding=npd, without the teacher that this takes."""
+    config = OmegaConf.load(run / "config.yaml")
+    choice = {"_target_": "mple.decoding.npd.TeacherScore", "teacher": "base"}
+    OmegaConf.update(
+        config, "decoding", {"_target_": "mple.decoding.decode.Decode", "choice": choice}, merge=False
+    )
+    OmegaConf.save(config, run / "config.yaml")
+    return run

@@ -24,7 +24,7 @@ from mple.snapshot import Snapshot
 from mple.trained import Trained, load
 from mple.types import BLANK, PAD, Batch
 from tests.browser import Browser
-from tests.runs import random_run
+from tests.runs import asks_a_teacher, random_run
 
 SOURCE, REFERENCE = "der hund läuft", "the dog runs"
 
@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "axe": random_run(root, "+experiment=axe_tau1", "proxy_target.delta=0", *raw, seed=3),
         "oaxe": random_run(root, "+experiment=oaxe_10k", "start=null", *raw, seed=3),
         "axe_cmlm": random_run(root, "+experiment=axe_cmlm", "proxy_target.delta=0", *raw, seed=3),
-        "npd": random_run(root, "+experiment=vanilla_raw", "decoding=npd"),
+        "npd": asks_a_teacher(random_run(root / "npd", "+experiment=vanilla_raw")),
         "at": random_run(root, "+experiment=at", "size=student"),
     }
 

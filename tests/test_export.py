@@ -27,7 +27,7 @@ from mple.translate import Translator
 from mple.types import MASK, PAD
 from mple.vanilla_input.uniform_copy import UniformCopy
 from tests.fakes import VOCABULARY, autoregressive, nat, sources, tiny_size
-from tests.runs import SIGNATURE, random_run, sentences
+from tests.runs import SIGNATURE, asks_a_teacher, random_run, sentences
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -91,7 +91,7 @@ def test_every_file_has_the_mode_of_an_ordinary_one(runs: dict[str, Path], tmp_p
 
 def test_a_run_that_asks_a_teacher_says_in_its_card_how(runs: dict[str, Path], tmp_path: Path) -> None:
     assert "teacher" not in _usage(runs["nat"], tmp_path / "plain")
-    npd = random_run(tmp_path / "npd", "+experiment=vanilla_raw", "decoding=npd")
+    npd = asks_a_teacher(random_run(tmp_path / "npd", "+experiment=vanilla_raw"))
     use = _usage(npd, tmp_path / "asks")
     assert "translate.py run=path/to/this/folder teacher=path/to/teacher <" in use
     code = use.split("```python\n")[1].split("```")[0].replace('["..."]', 'found := ["der hund"]')
