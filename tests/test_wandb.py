@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def blobs(path: Path) -> Iterator[bytes]:
             at += 32768 - at % 32768
             continue
         size, kind = struct.unpack_from("<HB", data, at + 4)
+        if at + 7 + size > len(data):
+            return  # half-written
         parts += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):
@@ -70,11 +73,16 @@ def blobs(path: Path) -> Iterator[bytes]:
 
 @pytest.fixture(scope="module")
 def records(made: Job) -> list[Any]:
-    """Everything in the one offline run's file, in order."""
+    """Everything in the one offline run's file, in order. Another process writes it, and may still do so."""
     from wandb.proto import wandb_internal_pb2
 
     (path,) = made.run.folder.glob("wandb/offline-run-*/run-*.wandb")
-    return [wandb_internal_pb2.Record.FromString(blob) for blob in blobs(path)]
+    deadline = time.monotonic() + 15
+    while True:
+        found = [wandb_internal_pb2.Record.FromString(blob) for blob in blobs(path)]
+        if any(r.WhichOneof("record_type") == "exit" for r in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
