@@ -150,6 +150,11 @@ class Job:
         for name in ("seed", "teacher_seed"):
             checks.whole(name, cfg[name], 0)
         _check_trainer(cfg.trainer)
+        for side in ("src_lang", "tgt_lang"):
+            if side in cfg.data and not cfg.data[side]:
+                raise UserError(
+                    f"data.{side} must name a language, as in the files' names (de, en); got none"
+                )
         for name in ("updates", "valid_every", "log_every"):
             checks.whole(name, cfg[name], 1, "updates")
         if cfg.valid_every % cfg.log_every or cfg.valid_every > cfg.updates:

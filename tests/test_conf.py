@@ -172,6 +172,12 @@ def test_what_cannot_be_is_said_before_anything_is_made(words: list[str], said: 
         job("+experiment=vanilla_kd", "data=grammar", *words)
 
 
+@pytest.mark.parametrize(("given", "side"), [((), "src_lang"), (("data.src_lang=de",), "tgt_lang")])
+def test_a_text_without_its_languages_is_one_sentence(given: tuple[str, ...], side: str) -> None:
+    with pytest.raises(UserError, match=f"data.{side} must name a language, .*; got none"):
+        job("+experiment=vanilla_raw", "data=text", "data.root=x", *given)
+
+
 def test_a_teacher_that_reads_less_than_its_student_is_named() -> None:
     with pytest.raises(UserError, match=r"below sizes\.base\.max_positions=40; got 50"):
         job("+experiment=vanilla_kd", "data=grammar", "sizes.base.max_positions=40")

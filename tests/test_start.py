@@ -76,3 +76,26 @@ def test_a_start_of_another_size_is_refused_before_there_are_data(tmp_path: Path
         text_job(tmp_path, "+experiment=oaxe_10k", f"start={path}", "sizes.student.d_model=32")
     with pytest.raises(UserError, match="same model"):
         text_job(tmp_path, "+experiment=at", f"start={path}")
+
+
+def test_weights_of_another_vocabulary_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    other = random_run(tmp_path / "other", "+experiment=vanilla_raw")
+    made = text_job(tmp_path / "own", "+experiment=vanilla_raw", f"start={other / 'averaged.pt'}")
+    for path in (tmp_path / "own" / "corpus").glob("*.en"):
+        path.write_text(path.read_text().replace("man", "lad"))
+    with pytest.raises(UserError, match="start must have the vocabulary of the data"):
+        made.execute()
+    assert not list((tmp_path / "own" / "outputs").glob("vanilla_raw*"))
+
+
+def test_a_test_sentence_that_the_model_cannot_read_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    made = text_job(tmp_path, "+experiment=vanilla_raw")
+    lines = (tmp_path / "corpus" / "test.de").read_text().splitlines()
+    lines[6] = " ".join(["mann"] * 40)
+    (tmp_path / "corpus" / "test.de").write_text("".join(f"{line}\n" for line in lines))
+    said = (
+        r"the source of line 7 of the test split must have fewer tokens than max_positions=32.*; it has \d+"
+    )
+    with pytest.raises(UserError, match=said):
+        made.execute()
+    assert not list((tmp_path / "outputs").glob("vanilla_raw*"))

@@ -66,9 +66,6 @@ class LineFiles:
     valid: str = "valid"
     test: str = "test"
 
-    def __post_init__(self) -> None:
-        _languages(("data.src_lang", self.src_lang), ("data.tgt_lang", self.tgt_lang))
-
     def pairs(self, split: str) -> Iterator[Pair]:
         """See `Source.pairs`.
 
@@ -273,11 +270,21 @@ class HubDataset:
         if plain := self._plain_files():
             yield from plain.pairs(split)
             return
-        for line, row in enumerate(self._load(split)):
+        for line, row in enumerate(self._rows(split)):
             texts = row if self.field is None else self._column(row, self.field, "data.field")
             src = self._column(texts, self.src_lang, "data.src_lang")
             tgt = self._column(texts, self.tgt_lang, "data.tgt_lang")
             yield line, (src or "").strip(), (tgt or "").strip()
+
+    def _rows(self, split: str) -> Iterator[Any]:
+        try:
+            yield from self._load(split)
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:  # Arrow's errors are these; a file may break in its middle
+            raise UserError(
+                f"split {split} of {self.root or self.name} must be whole; got: {str(error).splitlines()[0]}"
+            ) from error
 
     def size(self, split: str) -> int | None:
         if plain := self._plain_files():
@@ -442,12 +449,6 @@ def _existing_file(path: str | None) -> Path:
 
 def _said(value: str | None) -> str:
     return "none" if value is None else repr(value)
-
-
-def _languages(*named: tuple[str, str | None]) -> None:
-    for key, language in named:
-        if not language:
-            raise UserError(f"{key} must name a language, as in the files' names (en, de); got none")
 
 
 def _listing(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,14 +130,11 @@ def test_tsv_splits_are_disjoint_complete_and_stable(tmp_path: Path) -> None:
     assert {src for _, src, _ in other.pairs("test")} == sources["test"]
 
 
-def test_data_without_a_root_or_languages_are_one_sentence() -> None:
+def test_data_without_a_root_are_one_sentence() -> None:
     with pytest.raises(UserError, match=r"data\.root must be an existing folder .*; got none"):
         list(LineFiles(None, "de", "en").pairs("train"))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"data\.root must be an existing folder or file; got none"):
         list(TsvFile(None, "en", "de").pairs("train"))
-    for languages in ((None, "en"), ("de", None)):
-        with pytest.raises(UserError, match=r"data\.(src|tgt)_lang must name a language, .*; got none"):
-            LineFiles("folder", *languages)  # type: ignore[arg-type]
 
 
 def test_a_truncated_gzip_file_is_said_by_who_reads_it(tmp_path: Path) -> None:
@@ -173,6 +171,22 @@ def test_tsv_of_other_languages_is_refused_unless_its_columns_are_said(tmp_path:
         list(TsvFile(file, "en", "zh").pairs("train"))
     given = TsvFile(file, "en", "zh", src_column=1, tgt_column=0, valid=2, test=3)
     assert all(src.startswith("deutsch") for _, src, _ in given.pairs("train"))
+
+
+def test_a_hub_data_set_that_breaks_in_its_middle_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(self: HubDataset, split: str) -> Iterator[dict[str, dict[str, str]]]:
+        yield {"translation": {"en": "a", "de": "b"}}
+        raise pa.ArrowInvalid("JSON parse error: Missing a comma\nin row 7")
+
+    monkeypatch.setattr(HubDataset, "_load", rows)
+    pairs = HubDataset(
+        name="x/y", config=None, src_lang="en", tgt_lang="de", splits={"train": "train"}
+    ).pairs("train")
+    assert next(pairs) == (0, "a", "b")
+    with pytest.raises(
+        UserError, match=r"split train of x/y must be whole; got: JSON parse error: Missing a comma$"
+    ):
+        next(pairs)
 
 
 def test_tsv_references(tmp_path: Path) -> None:

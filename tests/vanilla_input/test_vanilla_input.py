@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mple.checks import UserError
 from mple.decoding.argmax import Argmax
 from mple.launch import Job
 from mple.model.length import LengthPredictor
@@ -285,4 +286,5 @@ class TestConfiguration:
             return Job(hydra.compose("train", list(overrides)), list(overrides)).run.key
 
         assert key("+experiment=glat_raw", "vanilla_input=soft_copy") != key("+experiment=glat_raw")
-        assert key("+experiment=at", "vanilla_input=soft_copy") == key("+experiment=at")
+        with pytest.raises(UserError, match="vanilla_input=soft_copy would have no effect"):
+            key("+experiment=at", "vanilla_input=soft_copy")
