@@ -3,7 +3,7 @@ token, the logit of one token.
 
 Logits are made some positions at a time, in the autocast type, into one buffer: all at once they would be the
 widest tensor of a step, and most of its time would go into moving it. `max` finds the token and not `argmax`,
-which is four times slower on a CPU in bf16; of equal logits both give the first.
+which is not vectorised for bf16 on a CPU; of equal logits both give the first.
 """
 
 from collections.abc import Callable, Iterator
