@@ -14,7 +14,8 @@ from mple.run import key_of, provenance, write_text
 
 
 def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
-    """Measure, show, and write `RUN/evaluations/<estimator>-<key>.json`; the key is of the settings."""
+    """Measure, show, and write `RUN/evaluations/<estimator>-<key>.json`; the key is of the settings, and of
+    the content of what only a `path` names."""
     evaluation = instantiate(cfg.estimator, _convert_="all")
     decoding = instantiate(cfg.decoding, _convert_="all") if cfg.get("decoding") else None
     if decoding is not None and not evaluation.decodes:
@@ -27,6 +28,8 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     settings: dict[str, Any] = {"estimator": OmegaConf.to_container(cfg.estimator, resolve=True)}
     if decoding is not None:
         settings["decoding"] = OmegaConf.to_container(cfg.decoding, resolve=True)
+    if (inputs := getattr(getattr(evaluation, "references", None), "inputs", None)) is not None:
+        settings["inputs"] = inputs()
     name = settings["estimator"]["_target_"].split(".")[-2]
     command = " ".join(["python evaluate.py", *overrides])
     report = {"run": str(run.folder), **provenance(command), "settings": settings, "metrics": found}

@@ -3,6 +3,8 @@
     Known().similarity(run, "valid", targets)                      # what the data know themselves
     Files(("refs.1.de", "refs.2.de")).similarity(run, "valid", targets)
 
+A file whose lines have keys, and that need not go line by line with the split: `mple.evaluation.ott2018`.
+
 `similarity` is S̄ of each sentence, the mean sentence BLEU of a text with its references, 0 to 100. Where
 there are others, the corpus' own target is none of them: raw data would be compared with itself. For
 targets that people wrote independently of each other that makes S̄ of raw data an estimate without bias.
@@ -57,7 +59,8 @@ class Known:
         if hasattr(source, "references"):
             of_source = {src: several for _, src, several in source.references(split)}
             every = [of_source.get(src, []) for src in sources]
-            return _of_several(every, references, targets, tokenize, 1, "other targets in the corpus")
+            every = _others(every, references)
+            return of_several(every, targets, tokenize, 1, "other targets in the corpus")
         values = TargetDistortion(tokenize=tokenize, min_references=1).similarity(
             targets, [[reference] for reference in references]
         )
@@ -112,18 +115,22 @@ class Files:
         trained = (src for _, src, _ in source.pairs("train"))
         leaked = check_leak(sources, trained, self.allow_leak)
         note = f"{len(self.paths)} files of references" + (f", {leaked} leaked sources" if leaked else "")
-        return _of_several(every, own, targets, run.data.tokenize, self.min_references, note)
+        return of_several(_others(every, own), targets, run.data.tokenize, self.min_references, note)
 
 
-def _of_several(
-    references: Sequence[Sequence[str]],
-    own: Sequence[str],
-    targets: Sequence[str],
-    tokenize: str,
-    least: int,
-    note: str,
+def _others(references: Sequence[Sequence[str]], own: Sequence[str]) -> list[list[str]]:
+    """Of every sentence those that are not the corpus' own target."""
+    return [[y for y in several if y != o] for several, o in zip(references, own, strict=True)]
+
+
+def of_several(
+    references: Sequence[Sequence[str]], targets: Sequence[str], tokenize: str, least: int, note: str
 ) -> Similarity:
-    references = [[y for y in several if y != o] for several, o in zip(references, own, strict=True)]
+    """S̄ of the sentences with at least `least` references; the note says how many of both there are.
+
+    Raises:
+        UserError: there is no such sentence.
+    """
     rows = [row for row, several in enumerate(references) if len(several) >= least]
     if not rows:
         raise UserError(
