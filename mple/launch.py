@@ -37,6 +37,7 @@ from mple import checks, start
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
+from mple.data.text import SPLITS
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
@@ -580,6 +581,9 @@ class Job:
         }
         if selected:
             metrics["selection_percent"] = selected
+        realised = {name: dict(found) for name in SPLITS if (found := data.corpus(name).realised)}
+        if realised:  # of synthetic data: what was done to them
+            metrics["realised"] = realised
         return metrics
 
     def _write_results(self, module: UpdateModule, metrics: dict[str, Any]) -> None:

@@ -225,7 +225,7 @@ def test_every_data_file_composes(name: str) -> None:
     root = [] if name == "grammar" else ["data.root=somewhere"]
     cfg = compose("+experiment=glat_dynkd", f"data={name}", *root)
     assert cfg.data.name
-    assert set(cfg.sizes) == {"tiny", "small", "base", "big", "student"}
+    assert set(cfg.sizes) >= {"tiny", "small", "base", "big", "student"}
     assert cfg.valid_every % cfg.log_every == 0
 
 

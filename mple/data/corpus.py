@@ -16,13 +16,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -160,7 +160,10 @@ def token_lists(lists: Sequence[np.ndarray], dtype: np.dtype) -> pa.ListArray:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One prepared split. `fingerprint` is a hash of its lines and ids; `counts` says what was dropped."""
+    """One prepared split. `fingerprint` is a hash of its lines and ids; `counts` says what was dropped;
+    `realised` is what the source said of its pairs (see `Source.pairs`), of all that were read, before any
+    were dropped; empty for sources that say nothing and for folders of an older version.
+    """
 
     folder: Path
     tokens: ArrowTokens
@@ -168,6 +171,7 @@ class Corpus:
     src_fingerprint: str
     tgt_fingerprint: str
     counts: Mapping[str, int]
+    realised: Mapping[str, float | int] = field(default_factory=dict)
 
     @staticmethod
     def open(folder: Path) -> "Corpus":
@@ -235,6 +239,7 @@ def write_corpus(
 ) -> None:
     """Encode pairs into an existing folder, which `Corpus.open` reads.
 
+    pairs: where it is a generator that returns numbers by name at its end, these are recorded as `realised`.
     max_length: drop pairs with more content tokens than this on a side; None keeps them.
     keep_text: write the raw text beside the ids.
     label, total: what the progress bar says.
@@ -250,8 +255,9 @@ def write_corpus(
     schema = pa.schema(fields)
     counts = {"read": 0, "kept": 0, "empty": 0, "over_long": 0}
     digest = blake2b(digest_size=16)
+    realised: dict[str, float | int] = {}
     with arrow_writer(folder / "corpus.arrow", schema) as writer:
-        for chunk in chunks(tracked(pairs, label, total), CHUNK):
+        for chunk in chunks(tracked(_noting(pairs, realised), label, total), CHUNK):
             lines, src_texts, tgt_texts = zip(*chunk, strict=True)
             src, tgt = src_vocabulary.encode(src_texts), tgt_vocabulary.encode(tgt_texts)
             src_lengths, tgt_lengths = (np.array([len(ids) for ids in side]) for side in (src, tgt))
@@ -285,7 +291,14 @@ def write_corpus(
         "tgt_fingerprint": tgt_vocabulary.fingerprint,
         "counts": counts,
     }
+    if realised:
+        head["realised"] = realised
     (folder / "corpus.json").write_text(json.dumps(head, indent=2) + "\n")
+
+
+def _noting(pairs: Iterable[T], found: dict[str, float | int]) -> Generator[T, None, None]:
+    """The pairs; once they have been read to their end, `found` holds what the generator returned."""
+    found |= (yield from cast("Generator[T, None, Mapping[str, float | int] | None]", pairs)) or {}
 
 
 @dataclass(frozen=True)

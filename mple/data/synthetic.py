@@ -14,7 +14,7 @@ import logging
 import random
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -41,7 +41,8 @@ class Synthetic:
     seed: of all draws. A sentence is corrupted once: its source is a function of seed, split and line, so the
         same in every epoch.
 
-    A split's realised rates are logged when it has been read to its end.
+    A split's realised rates are logged when it has been read to its end, and then recorded in the prepared
+    corpus (`Corpus.realised`, corpus.json) and in the `metrics.json` of the runs on it.
 
     Raises:
         UserError: a setting outside its range; training targets with too few different words; and whatever
@@ -77,13 +78,15 @@ class Synthetic:
     def tgt_lang(self) -> str:
         return self.text.tgt_lang
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """See `Source.pairs`."""
+    def pairs(self, split: str) -> Generator[Pair, None, dict[str, float | int]]:
+        """See `Source.pairs`. Returns `rates` of the split and its `words`, of all pairs that were read."""
         counts: Counter[str] = Counter()
         for line, target, source in self._corrupted(split, counts):
             yield line, source, target
-        rates = ", ".join(f"{name} {value:.2f}" for name, value in _rates(counts).items())
-        log.info("synthetic %s: %s of %d words", split, rates, counts["words"])
+        rates = _rates(counts)
+        said = ", ".join(f"{name} {value:.2f}" for name, value in rates.items())
+        log.info("synthetic %s: %s of %d words", split, said, counts["words"])
+        return rates | {"words": counts["words"]}
 
     def rates(self, split: str) -> dict[str, float]:
         """What was done to a split: words replaced, words changed by that, and words dropped, in per cent.

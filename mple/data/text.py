@@ -43,7 +43,11 @@ class Source(Protocol):
     def tgt_lang(self) -> str: ...
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """(line, source, target) of a split, in file order."""
+        """(line, source, target) of a split, in file order.
+
+        A generator may return numbers by name, with their unit, at its end (`return {"dropped_percent": …}`):
+        what was done to the split, known only once it has been read. The prepared corpus records them.
+        """
 
     def size(self, split: str) -> int | None:
         """Number of pairs if it is cheap to know: for progress bars."""

@@ -1,8 +1,10 @@
 """From raw text to memory-mapped ids: nothing lost, nothing invented, nothing done twice."""
 
+import json
 import logging
 import pickle
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +53,14 @@ class Lines:
 
     def inputs(self) -> dict[str, str]:
         return {split: str(pairs) for split, pairs in self.splits.items()}
+
+
+class Telling(Lines):
+    """The same pairs; at the end of a split it says what was done to it."""
+
+    def pairs(self, split: str) -> Generator[tuple[int, str, str], None, Mapping[str, float | int]]:
+        yield from super().pairs(split)
+        return {"dropped_percent": 12.5, "words": len(self.splits[split])}
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
@@ -105,6 +115,62 @@ def test_fingerprint_is_of_the_content(tmp_path: Path, monkeypatch: pytest.Monke
     assert fingerprint([(0, "a b", "c"), (1, "d", "e"), (2, "", "x")]) == base
     assert fingerprint([(0, "a", "c"), (1, "b d", "e")]) != base
     assert fingerprint([(0, "a b", "c"), (2, "d", "e")]) != base
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_what_a_source_says_at_its_end_is_recorded(
+    count: int, is_terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_module, "CHUNK", 2)  # some splits end with a chunk, others in one
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    said = {"dropped_percent": 12.5, "words": count}
+    source = Telling({"valid": [("a b", "c")] * (count - 1) + [("a", "b c")]}, [])
+    write_corpus(tmp_path, source.pairs("valid"), WORDS, WORDS)
+    assert Corpus.open(tmp_path).realised == said
+    assert len(Corpus.open(tmp_path)) == count
+    assert json.loads((tmp_path / "corpus.json").read_text())["realised"] == said
+
+
+def test_sources_that_say_nothing_and_old_folders_have_nothing(tmp_path: Path) -> None:
+    source = Lines({"valid": [("a", "b")] * 3}, [])
+    pairs = list(source.pairs("valid"))
+    for silent in (pairs, iter(pairs), (pair for pair in pairs), source.pairs("valid")):
+        write_corpus(tmp_path, silent, WORDS, WORDS)
+        assert Corpus.open(tmp_path).realised == {}
+        # What every version has written: a folder from before `realised` is just this.
+        assert set(json.loads((tmp_path / "corpus.json").read_text())) == {
+            "fingerprint",
+            "src_fingerprint",
+            "tgt_fingerprint",
+            "counts",
+        }
+    write_corpus(tmp_path, Telling(source.splits, []).pairs("valid"), WORDS, WORDS)
+    head = json.loads((tmp_path / "corpus.json").read_text())
+    del head["realised"]
+    (tmp_path / "corpus.json").write_text(json.dumps(head))
+    old = Corpus.open(tmp_path)
+    assert (old.realised, len(old)) == ({}, 3)
+
+
+def test_what_a_source_says_is_no_part_of_a_key(tmp_path: Path) -> None:
+    """A corpus that was prepared before its source said anything is still the same corpus."""
+    splits = {split: [("a b", "a"), ("b", "c")] for split in ("train", "valid", "test")}
+    silent, telling = Lines(splits, []), Telling(splits, [])
+    keys = [
+        {name: stage.key for name, stage in Preparation(source, tmp_path, Words(20), 5).stages().items()}
+        for source in (silent, telling)
+    ]
+    assert keys[0] == keys[1]
+    before = prepare(silent, tmp_path / "a", Words(20), max_length=5)
+    after = prepare(telling, tmp_path / "b", Words(20), max_length=5)
+    for split in splits:
+        assert before.corpora[split].fingerprint == after.corpora[split].fingerprint
+        assert before.corpora[split].folder.name == after.corpora[split].folder.name
+        assert before.corpora[split].realised == {}
+        assert after.corpora[split].realised == {"dropped_percent": 12.5, "words": 2}
+    assert prepare(telling, tmp_path / "a", Words(20), max_length=5).corpora["valid"].realised == {}
+    assert len(telling.reads) == 4  # nothing was prepared anew
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Synthetic A and B: realised rates against binomials and against the settings, and what stays untouched."""
 
+import json
 import math
 import random
 from collections import Counter
@@ -12,8 +13,11 @@ from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from mple.checks import UserError
+from mple.data.corpus import prepare
 from mple.data.synthetic import Synthetic
 from mple.data.text import SPLITS, LineFiles, Source
+from mple.data.vocabulary import Words
+from tests.runs import text_job
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 WORDS = [f"w{i}" for i in range(20)]
@@ -148,6 +152,44 @@ def test_realised_rates_are_logged(text: LineFiles, caplog: pytest.LogCaptureFix
     rates = source.rates("test")
     assert f"replaced_percent {rates['replaced_percent']:.2f}" in caplog.text
     assert f"dropped_percent {rates['dropped_percent']:.2f}" in caplog.text
+
+
+@pytest.mark.parametrize("count", ["fixed", "bernoulli"])
+def test_the_prepared_corpus_has_its_rates(text: LineFiles, count: str, tmp_path: Path) -> None:
+    source = Synthetic(text, drop=0.1, count=count)
+    prepared = prepare(source, tmp_path / "data", Words(30), max_length=6)
+    for split, corpus in prepared.corpora.items():
+        words = sum(len(tgt) for _, tgt in words_of(source, split))
+        assert corpus.realised == source.rates(split) | {"words": words}
+        assert json.loads((corpus.folder / "corpus.json").read_text())["realised"] == corpus.realised
+    assert len(prepared.corpora["train"]) < 1500  # over-long pairs are gone, and still in the rates
+    plain = prepare(text, tmp_path / "data", Words(30), max_length=6)
+    assert all(corpus.realised == {} for corpus in plain.corpora.values())
+
+
+def test_a_run_has_the_rates_of_its_data(text: LineFiles, tmp_path: Path) -> None:
+    def metrics(*data: str) -> dict:
+        made = text_job(
+            tmp_path,
+            "+experiment=vanilla_raw",
+            data=(*data, f"data.root={text.root}", "data.vocabulary.size=26"),
+        )
+        loaded = made.data(0)
+        loaded.setup()
+        module = made.module(loaded)
+        module.results = {"speed/tokens_per_second": 1.0}
+        made.run.folder.mkdir(parents=True)
+        made._write_results(module, made._metrics(module, loaded, minutes=0.0))
+        return json.loads((made.run.folder / "metrics.json").read_text())
+
+    found = metrics("data=synthetic_b")["realised"]
+    source = Synthetic(text, drop=0.1)
+    assert list(found) == list(SPLITS)
+    for split in SPLITS:
+        assert found[split].pop("words") > 0
+        assert found[split] == source.rates(split)
+    files = ("data.source.valid=val", "data.source.test=test_2016_flickr")
+    assert "realised" not in metrics("data=text", "data.src_lang=en", "data.tgt_lang=en", *files)
 
 
 @pytest.mark.parametrize(("name", "drop"), [("synthetic_a", 0), ("synthetic_b", 0.1)])
