@@ -46,11 +46,13 @@ TEXTS = ("commit", "date", "machine", "command")
 
 # heading -> (number, format); the selection histogram takes every number of its prefix.
 SELECTION = "selection_percent_"
+PROXY = "nat_loss_proxy_bits_per_token"  # the only number of validation: T of test sentences is not made
 COLUMNS = {
     "updates": ("updates", ".0f"),
     "tokenised BLEU": ("tokenised_bleu", ".2f"),
     "sacreBLEU": ("sacrebleu", ".2f"),
     "valid rate (%)": ("valid_rate_percent", ".1f"),
+    "L_NAT of T (bits/token, valid)": (PROXY, ".3f"),
     "L_NAT raw (bits/token)": ("nat_loss_raw_bits_per_token", ".3f"),
     "L_NAT distilled (bits/token)": ("nat_loss_base_bits_per_token", ".3f"),
     "selection (%)": (SELECTION, ".1f"),
@@ -87,11 +89,12 @@ class Run:
         for name, kind in REQUIRED.items():
             if not isinstance(entries.get(name), kind):
                 raise UserError(f"{path}: {name} must be of type {kind.__name__}; got {entries.get(name)!r}")
-        groups = {name: entries.get(name) or {} for name in ("selection_percent", "signatures")}
+        groups = {name: entries.get(name) or {} for name in ("selection_percent", "signatures", "valid")}
         for name, group in groups.items():
             if not isinstance(group, dict):
                 raise UserError(f"{path}: {name} must be a JSON object; got {group!r}")
         numbers = {name: entries.get(name) for name in TOP_LEVEL} | entries["test"]
+        numbers[PROXY] = groups["valid"].get(PROXY)
         numbers |= {SELECTION + name: value for name, value in groups["selection_percent"].items()}
         for name, value in numbers.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):

@@ -13,6 +13,7 @@ import pytest
 from experiments.collect import HEADINGS, MISSING, collect, main
 from mple.checks import UserError
 
+OF_T = "L_NAT of T (bits/token, valid)"
 BLEU = {1: 30.125, 2: 31.5, 3: 28.875}
 
 
@@ -83,8 +84,14 @@ def test_missing_is_a_dash_and_never_zero(tmp_path: Path) -> None:
     make_run(tmp_path, "at", test={"tokenised_bleu": 0.0, "sacrebleu": None}, minutes=None)
     (row,) = table(tmp_path)
     assert row["tokenised BLEU"] == "0.00"  # a measured zero, and one seed has no deviation
-    absent = ["sacreBLEU", "valid rate (%)", "L_NAT raw (bits/token)", "selection (%)", "minutes"]
+    absent = ["sacreBLEU", "valid rate (%)", "L_NAT raw (bits/token)", "selection (%)", "minutes", OF_T]
     assert [row[name] for name in absent] == [MISSING] * len(absent)
+
+
+def test_l_nat_of_the_proxy_is_of_validation(tmp_path: Path) -> None:
+    make_run(tmp_path, "glat_kd", valid={"nat_loss_proxy_bits_per_token": 2.5, "tokenised_bleu": 1.0})
+    (row,) = table(tmp_path)
+    assert (row[OF_T], row["tokenised BLEU"]) == ("2.500", f"{BLEU[1]:.2f}")
 
 
 def test_a_number_that_some_seeds_lack_shows_its_own_n(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     python -m experiments.paper_items.table2 --data multi30k_de-en
 
 `runs.py` finds runs and names the missing ones, `numbers.py` is a number with its spread, `item.py` is what a
-script returns and how it is shown, `plots.py` draws, `claims.py` judges the paper's claims by these numbers.
+script returns and how it is shown, `plots.py` draws, `references.py` says what L_target is measured against,
+`claims.py` judges the paper's claims by these numbers.
 """
 
 ITEMS = (

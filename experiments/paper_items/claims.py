@@ -19,7 +19,17 @@ from itertools import combinations
 
 import numpy as np
 
-from experiments.paper_items import correlation, figure5, figure8, runs, table1, table2, table3
+from experiments.paper_items import (
+    correlation,
+    figure5,
+    figure6,
+    figure8,
+    references,
+    runs,
+    table1,
+    table2,
+    table3,
+)
 from experiments.paper_items.numbers import (
     LEVEL,
     NO_INTERVAL,
@@ -221,7 +231,8 @@ def correlates(library: Library) -> Verdict:
         "Tables 2 and 3",
         tuple(parts),
         "β is the paper's for its own data. With 7 or 8 methods the interval covers less than it says. By "
-        f"the same rule of the paper's own numbers: {of_paper()}.",
+        f"the same rule of the paper's own numbers: {of_paper()}. "
+        f"{references.of(library, map(Training, (table2.ROWS | table3.ROWS).values()))}",
     )
 
 
@@ -234,6 +245,7 @@ def nearer(library: Library) -> Verdict:
         "The teacher's text is nearer to the references than raw data are",
         "Figure 6",
         (above("mean S(Y, T) of KD − of Raw Data", kd, raw, "BLEU points"),),
+        references.of(library, map(Training, figure6.ROWS.values())),
     )
 
 
@@ -253,7 +265,8 @@ def trade_off(library: Library) -> Verdict:
         "AXE and OaXE trade likelihood for distortion: a small τ gives an easier T, an early start stranger",
         "Table 2",
         tuple(parts),
-        "Of OaXE's starts only L_target is asked: in the paper, too, an early start costs both.",
+        "Of OaXE's starts only L_target is asked: in the paper, too, an early start costs both. "
+        f"{references.of(library, [Training(name) for _, _, *names in pairs for name in names])}",
     )
 
 

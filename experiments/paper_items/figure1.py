@@ -1,7 +1,8 @@
 """Figure 1: log-likelihood and BLEU on the plane in weight space through three checkpoints.
 
 From one early checkpoint of maximum likelihood (◆) the same number of updates again with maximum likelihood
-(▲) and with GLAT + KD (★). The first should raise the likelihood, the second BLEU.
+(▲) and with GLAT + KD (★). The first should raise the likelihood, the second BLEU. A plane goes through three
+checkpoints of one seed, so however many seeds a study wants, this item needs its runs once.
 """
 
 import re
@@ -23,42 +24,62 @@ COLUMNS = {NAT: ".2f", BLEU: ".2f"}
 CORNERS = ("initial checkpoint", "+ MLE", "+ GLAT + KD")
 MARKERS = ("D", "^", "*")
 PLANE = Evaluation("plane")
+SEED = 1
+"""Of a plane that is still to be made."""
 
 
 def updates(library: Library) -> int:
     """A third of a student's updates: what the initial checkpoint and each continuation gets."""
-    budget = library.study.budget or library.budget
-    path = CONF / "budget" / f"{budget}.yaml"
+    path = CONF / "budget" / f"{library.budget}.yaml"
     found = re.search(r"^student_updates: (\d+)", path.read_text() if path.exists() else "", re.MULTILINE)
     return int(found[1]) // 3 if found else 1000
 
 
+def initial(library: Library) -> Training:
+    return Training("vanilla_raw", (f"updates={updates(library)}",), "figure1_initial")
+
+
+def first(library: Library) -> Finished | None:
+    """The initial checkpoint's run: one whose plane was measured, else one whose weights are here, else that
+    of the lowest seed; None where there is none."""
+    runs = library.runs(initial(library), note=False)
+    order = {run.seed: (run.measured(PLANE) is None, not run.has_weights, run.seed) for run in runs}
+    return min(runs, key=lambda run: order[run.seed], default=None)
+
+
 def trainings(library: Library) -> tuple[Training, Training, Training]:
-    count = f"updates={updates(library)}"
-    initial = Training("vanilla_raw", (count,), "figure1_initial")
-    runs = [run for run in library.runs(initial, note=False) if run.has_weights]
-    folder = str(runs[0].folder) if runs else library.future(initial, 1).removesuffix(")")
-    start = f"start={folder}/last.ckpt" + ("" if runs else ")")
+    """Of the three corners; the second and third start from the checkpoint of the first, once it is there."""
+    begin, run = initial(library), first(library)
+    if run is not None and run.has_weights:
+        start = f"start={run.folder}/last.ckpt"
+    else:
+        folder = library.future(begin, SEED if run is None else run.seed)
+        start = f"start={folder.removesuffix(')')}/last.ckpt)"
+    overrides = (*begin.overrides, start)
     return (
-        initial,
-        Training("vanilla_raw", (count, start), "figure1_mle"),
-        Training("glat_kd", (count, start), "figure1_glat"),
+        begin,
+        Training("vanilla_raw", overrides, "figure1_mle"),
+        Training("glat_kd", overrides, "figure1_glat"),
     )
 
 
 def measured(library: Library) -> tuple[list[Finished], Mapping[str, Any] | None]:
-    """The runs of the three corners, and the grid where it was measured; what is missing is noted."""
-    wanted = trainings(library)
-    runs = [next(iter(library.runs(training)), None) for training in wanted]
-    initial = runs[0]
-    grid = initial.measured(PLANE) if initial else None
+    """The runs of the three corners, all of one seed, and the grid where it was measured. Where it was not,
+    what is missing for it is noted: of that seed alone, whatever seeds the study wants."""
+    begin = first(library)
+    grid = None if begin is None else begin.measured(PLANE)
+    seed = SEED if begin is None else begin.seed
+    runs: list[Finished] = []
+    folders: list[str] = []
+    for training in trainings(library):
+        run = next((run for run in library.runs(training, note=False) if run.seed == seed), None)
+        if run is not None:
+            runs.append(run)
+        if grid is None:
+            folders.append(library.place(training, seed, run))
     if grid is None:
-        folders = [
-            library.folder(training, run) if run else library.future(training, 1)
-            for run, training in zip(runs, wanted, strict=True)
-        ]
         library.miss(Missing(("python", "-m", "experiments.paper_items.plane", *folders), EVALUATE))
-    return [run for run in runs if run], grid
+    return runs, grid
 
 
 def at_corner(grid: Mapping[str, Any], name: str, corner: int) -> float:
@@ -95,11 +116,12 @@ def draw(grid: Mapping[str, Any]) -> matplotlib.figure.Figure:
 def make(library: Library) -> Item:
     runs, grid = measured(library)
     names = {NAT: "nat_loss_bits_per_token", BLEU: "bleu"}
+    seed = runs[0].seed if runs else SEED
     lines = [
         Line(
             label,
             {
-                column: Cell(None, None if grid is None else Number({1: at_corner(grid, name, corner)}))
+                column: Cell(None, None if grid is None else Number({seed: at_corner(grid, name, corner)}))
                 for column, name in names.items()
             },
             tuple(runs) if grid is not None else (),

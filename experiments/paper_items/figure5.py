@@ -6,7 +6,7 @@ from functools import partial
 import matplotlib
 import numpy as np
 
-from experiments.paper_items import correlation, plots, table1, table2
+from experiments.paper_items import correlation, plots, references, table1, table2
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import Library, Training
@@ -81,7 +81,8 @@ def make(library: Library) -> Item:
     paper_c = paper_number(paper_row("table1", "WMT14 En-De", "dataset"), "total_correlation")
     beta = correlation.beta_of("table2")
     targets = correlation.points(library, table2.ROWS)
-    notes = [*library.notes, *targets.notes(beta, "BLEU")]
+    measured_with = references.of(library, map(Training, table2.ROWS.values()))
+    notes = [*library.notes, measured_with, *targets.notes(beta, "BLEU")]
     if any(table2.has_note(one) for one in lines):
         notes.append(table2.SHOWN_AS_IN_TRAINING)
     return Item(

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from experiments.paper_items import plots
+from experiments.paper_items import plots, references
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.runs import MPLE, Library, Training, of_metrics
 
@@ -39,7 +39,7 @@ def make(library: Library) -> Item:
         columns=COLUMNS,
         lines=lines,
         figure=partial(plots.versus, lines, COLUMNS),
-        notes=tuple(library.notes),
+        notes=(references.of(library, map(Training, ROWS.values())), *library.notes),
         missing=tuple(library.missing),
         data=library.study.data,
     )

@@ -179,8 +179,9 @@ class Finished:
     def budget(self) -> str:
         return self.override("budget") or default_budget(self.override("data") or "grammar")
 
-    def measured(self, wanted: Evaluation) -> dict[str, float] | None:
-        """The metrics of an evaluation of this run; the latest file where there are several.
+    def report(self, wanted: Evaluation) -> dict[str, Any] | None:
+        """The `settings` and `metrics` of an evaluation of this run; of the latest file where there are
+        several, None where there is none.
 
         Raises:
             UserError: a file that is not one of evaluate.py.
@@ -190,10 +191,20 @@ class Finished:
             try:
                 report = json.loads(path.read_text(encoding="utf-8"))
                 if wanted.accepts(report["settings"]):
-                    found.append((report.get("date", ""), path.stat().st_mtime, report["metrics"]))
+                    kept = {name: report[name] for name in ("settings", "metrics")}
+                    found.append((report.get("date", ""), path.stat().st_mtime, kept))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} must be a report of evaluate.py; got {error!r}") from error
         return max(found, key=lambda entry: entry[:2])[2] if found else None
+
+    def measured(self, wanted: Evaluation) -> dict[str, float] | None:
+        """The metrics of that report.
+
+        Raises:
+            UserError: a file that is not one of evaluate.py.
+        """
+        report = self.report(wanted)
+        return None if report is None else report["metrics"]
 
 
 @dataclass(frozen=True)
@@ -311,6 +322,7 @@ class Library:
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self._home = study.data
         self.missing: list[Missing] = []
         self.notes: list[str] = []
         self._runs: dict[tuple[str, str], list[Finished]] = {}
@@ -368,7 +380,7 @@ class Library:
         """The runs of a row that were measured so; those that were not are noted, with their command."""
         if note and wanted in (MPLE, CONFIDENCE) and hides(training.experiment):
             self.predictor(training)
-        wanted = self._mple() if wanted == MPLE else wanted
+        wanted = self.mple() if wanted == MPLE else wanted
         runs = self.runs(training, note)
         found = []
         for run in runs:
@@ -382,9 +394,10 @@ class Library:
                 self.miss_evaluation(self.future(training, seed), wanted)
         return found
 
-    def _mple(self) -> Evaluation:
-        """Of Multi30k with its five descriptions of an image for references: not translations, but a single
-        target would be the raw target itself. One of the 1,014 sources is also in training."""
+    def mple(self) -> Evaluation:
+        """`MPLE` as it is asked for of the study's data. Multi30k gets its five descriptions of an image for
+        references: not translations, but a single target would be the raw target itself. One of the 1,014
+        sources is also in training."""
         if not self.study.data.startswith("multi30k"):
             return MPLE
         (option,) = self._root("multi30k")
@@ -396,10 +409,15 @@ class Library:
 
     def folder(self, training: Training, run: Finished) -> str:
         """Where the weights of a run are. Where only its record is left, its training is noted as missing."""
-        if run.has_weights:
+        return self.place(training, run.seed, run)
+
+    def place(self, training: Training, seed: int, run: Finished | None = None) -> str:
+        """Where the weights of a row's run of `seed` are or will be. Without a run, or where only its record
+        is left, its training is noted as missing."""
+        if run is not None and run.has_weights:
             return str(run.folder)
-        self.miss(Missing(self.train_command(training, run.seed), TRAIN))
-        return self.future(training, run.seed)
+        self.miss(Missing(self.train_command(training, seed), TRAIN))
+        return self.future(training, seed)
 
     def future(self, training: Training, seed: int) -> str:
         """The folder of a run that does not exist yet, in words of the shell that finds it when it does."""
@@ -424,16 +442,15 @@ class Library:
     def _is_predicted(self, run: Finished) -> bool:
         """Has the run an input predictor, or everything that one is for?"""
         found = any(run.folder.glob("input_predictor/*/input_predictor.json")) and run.has_weights
-        return found or all(run.measured(wanted) is not None for wanted in (self._mple(), CONFIDENCE))
+        return found or all(run.measured(wanted) is not None for wanted in (self.mple(), CONFIDENCE))
 
     def train_command(self, training: Training, seed: int) -> tuple[str, ...]:
         options = data_options(self.study.data)
-        budget = self.study.budget or self.budget
         return (
             *("python", "train.py", f"+experiment={training.experiment}", *training.overrides),
             *([f"name={training.rename}"] if training.rename else []),
             *(*options, *self._root(options[0].removeprefix("data="))),
-            *(f"budget={budget}", f"outputs={self.study.outputs}", f"seed={seed}"),
+            *(f"budget={self.budget}", f"outputs={self.study.outputs}", f"seed={seed}"),
         )
 
     @staticmethod
@@ -451,11 +468,15 @@ class Library:
 
     @property
     def budget(self) -> str:
-        """That of the finished runs of the same data, so that new ones can be compared with them."""
-        for run in self.all():
-            if run.data == self.study.data:
-                return run.budget
-        return default_budget(data_options(self.study.data)[0].removeprefix("data="))
+        """Of new runs: the study's, else that of finished runs of the same data, else that of the data that
+        the study is of: C is comparable between data sets only for models of one size (App. B)."""
+        if self.study.budget is not None:
+            return self.study.budget
+        for data in (self.study.data, self._home):
+            for run in self.all():
+                if run.data == data:
+                    return run.budget
+        return default_budget(data_options(self._home)[0].removeprefix("data="))
 
     def _root(self, base: str) -> tuple[str, ...]:
         """`data.root` where the data need it: as given, or as in a finished run's command."""

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from experiments.paper_items import plots
+from experiments.paper_items import plots, references
 from experiments.paper_items.correlation import beta_of, points
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_row
 from experiments.paper_items.numbers import Number
@@ -79,6 +79,7 @@ def make(library: Library, table: str = "table2", title: str = "Table 2: proxy t
         lines=found,
         figure=partial(plots.versus, found, COLUMNS),
         notes=(
+            references.of(library, map(Training, ROWS.values())),
             *([SHOWN_AS_IN_TRAINING] if any(map(has_note, found)) else []),
             *points(library, ROWS).notes(beta_of(table), "BLEU"),
             *library.notes,

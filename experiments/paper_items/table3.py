@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from experiments.paper_items import plots
+from experiments.paper_items import plots, references
 from experiments.paper_items.correlation import beta_of, points, sampled
 from experiments.paper_items.item import Cell, Item, Line, main, paper_number, paper_table
 from experiments.paper_items.runs import MPLE, Library, Training, of_metrics, of_test
@@ -61,6 +61,7 @@ def make(library: Library, table: str = "table3", title: str = "Table 3: proxy i
         lines=found,
         figure=partial(plots.versus, found, COLUMNS),
         notes=(
+            references.of(library, map(Training, ROWS.values())),
             *([SHOWN_AS_IN_TRAINING] if any(map(has_note, found)) else []),
             *(f"input sampling: {note}" for note in of_sample.notes(beta, "BLEU")),
             *(f"default decoding: {note}" for note in of_default.notes(beta, "BLEU")[:1]),
