@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -356,7 +357,7 @@ def test_a_variant_gives_a_sentence_its_z_in_any_batch(choice: str, distance: st
 
 
 def test_probabilities_are_those_of_the_one_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One decoder pass and one projection give predictions and probabilities, each as when asked alone."""
+    """One decoder pass gives predictions and probabilities, each read once, and as when asked alone."""
     model, batch = nat(), random_batch(SRC_LENGTHS, LENGTHS)
     look, plain = snapshot_of(model, batch), snapshot_of(model, batch)
     target = Raw()(batch, look)
@@ -369,15 +370,17 @@ def test_probabilities_are_those_of_the_one_look_ahead(monkeypatch: pytest.Monke
     assert not found.requires_grad
     assert torch.equal(look.predictions, fresh)
 
-    calls, projections, once = count_decodes(model), [], snapshot.read
+    calls, asked = count_decodes(model), []
+    for name in ("most_probable", "normalisers"):
+        once = getattr(snapshot, name)
 
-    def counted(features: Tensor, weight: Tensor, is_canvas: Tensor) -> snapshot.Reading:
-        projections.append(len(features))
-        return once(features, weight, is_canvas)
+        def counted(*given: Tensor, name: str = name, once: Callable[..., Tensor] = once) -> Tensor:
+            asked.append(name)
+            return once(*given)
 
-    monkeypatch.setattr(snapshot, "read", counted)
+        monkeypatch.setattr(snapshot, name, counted)
     Glancing(choice="p_ref")(batch, target, snapshot_of(model, batch))
-    assert (calls.rows, projections) == ([5], [5])
+    assert (calls.rows, sorted(asked)) == ([5], ["most_probable", "normalisers"])
 
 
 def test_look_ahead_with_and_without_dropout() -> None:
