@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mple.model.nat import NAT
-from mple.model.reading import Reading, logits_of, read
+from mple.model.reading import logits_of, most_probable, normalisers
 from mple.randomness import Draws
 from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
 
@@ -46,8 +46,9 @@ class Snapshot:
         self.inputs = model.blank(lengths) if inputs is None else inputs
         self._output = output
         self._has_gradient = False
-        self._rows: tuple[Tensor, DecoderOutput, Reading] | None = None
-        self._reading: Reading | None = None
+        self._rows: tuple[Tensor, DecoderOutput, Tensor] | None = None
+        self._predictions: Tensor | None = None
+        self._normaliser: Tensor | None = None
         self._last: Snapshot | None = None
 
     @property
@@ -61,21 +62,22 @@ class Snapshot:
     @property
     def predictions(self) -> Int[Tensor, "B L"]:
         """The most probable token of every canvas position, `pad` outside the canvas."""
-        return self._read().best
+        if self._predictions is None:
+            output = self.output
+            self._predictions = most_probable(output.features, output.weight, self.inputs.is_canvas)
+        return self._predictions
 
     def log_probs(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """log P(tokens_i | Z*, X) in nats (float32, none above 0), 0 outside the canvas; no gradient."""
         is_canvas = self.inputs.is_canvas
         found = torch.zeros(tokens.shape, device=tokens.device)
         with torch.no_grad():
-            said = logits_of(self.output.features[is_canvas], self.output.weight, tokens[is_canvas])
-            found[is_canvas] = (said - self._read().normaliser[is_canvas]).clamp(max=0)
+            output = self.output
+            if self._normaliser is None:
+                self._normaliser = normalisers(output.features, output.weight, is_canvas)
+            said = logits_of(output.features[is_canvas], output.weight, tokens[is_canvas])
+            found[is_canvas] = (said - self._normaliser[is_canvas]).clamp(max=0)
         return found
-
-    def _read(self) -> Reading:
-        if self._reading is None:
-            self._reading = read(self.output.features, self.output.weight, self.inputs.is_canvas)
-        return self._reading
 
     def without_dropout(self) -> "Snapshot":
         """The same look-ahead with the decoder's dropout off: while training, a pass of its own. Encoder
@@ -107,14 +109,14 @@ class Snapshot:
     def on(self, lengths: Int[Tensor, "B"]) -> "Snapshot":
         """The look-ahead on canvases of `lengths`; a pass that `candidate_nll` made is used again."""
         if self._rows is not None:
-            keys, output, reading = self._rows
+            keys, output, normaliser = self._rows
             wanted = self._key(torch.arange(len(lengths), device=lengths.device), lengths)
             row = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
             if torch.equal(keys[row], wanted):  # else T has a length that no candidate has
                 width = int(lengths.max())
                 chosen = output.features.index_select(0, row)[:, :width]
                 found = self._copy(lengths, DecoderOutput(chosen, output.weight))
-                found._reading = Reading(*(part.index_select(0, row)[:, :width] for part in reading))
+                found._normaliser = normaliser.index_select(0, row)[:, :width]
                 return found
         if torch.equal(lengths, self.lengths):
             return self
@@ -135,13 +137,13 @@ class Snapshot:
         with torch.no_grad():
             inputs = self.model.blank(keys % _WIDTH)
             output = self.model.decode(inputs, self.encoder_out.rows(keys // _WIDTH))  # (U, L, D)
-            reading = read(output.features, output.weight, inputs.is_canvas)
-            self._rows = keys, output, reading
+            normaliser = normalisers(output.features, output.weight, inputs.is_canvas)
+            self._rows = keys, output, normaliser
             is_content = candidates != PAD
             position = torch.arange(candidates.shape[-1], device=candidates.device)
-            place = (row.unsqueeze(-1) * inputs.tokens.shape[1] + position)[is_content]  # in (U, L), flat
+            place = (row.unsqueeze(-1) * normaliser.shape[1] + position)[is_content]  # in (U, L), flat
             said = logits_of(output.features.flatten(0, 1)[place], output.weight, candidates[is_content])
-            nll = reading.normaliser.flatten()[place] - said
+            nll = normaliser.flatten()[place] - said
             summed = torch.zeros(num_sentences * num_candidates, device=nll.device)
             owner = torch.arange(summed.numel(), device=nll.device).view_as(lengths).unsqueeze(-1)
             summed.index_add_(0, owner.expand_as(candidates)[is_content], nll)

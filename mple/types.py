@@ -174,16 +174,41 @@ class SourceWords(_Movable):
 @dataclass(frozen=True)
 class EncoderOutput(_Movable):
     """Encoder states of X. `is_pad` is True at source positions that hold no token. `source` is None where
-    nobody has kept it; only decoder inputs that copy the source need it."""
+    nobody has kept it; only decoder inputs that copy the source need it.
 
-    states: Float[Tensor, "B S D"]
-    is_pad: Bool[Tensor, "B S"]
-    source: SourceWords | None = None
+    Several canvases of one sentence share its states: what is kept is kept once per sentence, and row n reads
+    sentence `row[n]`; None where the rows are the sentences. `states`, `is_pad` and `source` are those of the
+    rows, copied when they are asked for. Who computes something of every row does it on `sentence_states` and
+    takes the rows of that.
+    """
+
+    sentence_states: Float[Tensor, "B S D"]
+    sentence_is_pad: Bool[Tensor, "B S"]
+    sentence_source: SourceWords | None = None
+    row: Int[Tensor, "N"] | None = None
+
+    @property
+    def states(self) -> Float[Tensor, "N S D"]:
+        return self.sentence_states if self.row is None else self.sentence_states.index_select(0, self.row)
+
+    @property
+    def is_pad(self) -> Bool[Tensor, "N S"]:
+        return self.sentence_is_pad if self.row is None else self.sentence_is_pad.index_select(0, self.row)
+
+    @property
+    def source(self) -> SourceWords | None:
+        if self.row is None or self.sentence_source is None:
+            return self.sentence_source
+        return self.sentence_source.rows(self.row)
 
     def rows(self, index: Int[Tensor, "N"]) -> "EncoderOutput":
-        """The same states for the sentences `index`, repeats allowed."""
-        source = None if self.source is None else self.source.rows(index)
-        return EncoderOutput(self.states.index_select(0, index), self.is_pad.index_select(0, index), source)
+        """The same states for the rows `index`, repeats allowed. Nothing is copied where they are more than
+        the sentences; else they are all that is kept."""
+        row = index if self.row is None else self.row.index_select(0, index)
+        found = dataclasses.replace(self, row=row)
+        if len(row) > len(self.sentence_states):
+            return found
+        return EncoderOutput(found.states, found.is_pad, found.source)
 
 
 @dataclass(frozen=True)

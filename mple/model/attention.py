@@ -2,14 +2,18 @@
 
 On GPUs the fused kernel is the right one. On CPUs it is made for long sequences, and at sentence lengths two
 matrix products with a softmax between them are faster, forward and backward, so that is what runs there.
+
+Rows that attend to the same memory, the canvases of one sentence, share its keys and values: they are
+projected once and copied to the rows.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mple.model.dropout import Dropout
+from mple.model.linear import Linear
 
 
 def split_heads(x: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor, "B H S d"]:
@@ -22,9 +26,10 @@ class Attention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, dropout: float | int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(d_model, d_model)
-        self.key_value = nn.Linear(d_model, 2 * d_model)
-        self.output = nn.Linear(d_model, d_model)
+        self.scale = (d_model // num_heads) ** -0.5
+        self.query = Linear(d_model, d_model)
+        self.key_value = Linear(d_model, 2 * d_model)
+        self.output = Linear(d_model, d_model)
         self.dropout = Dropout(dropout)
         for linear in (self.query, self.key_value, self.output):
             nn.init.xavier_uniform_(linear.weight)
@@ -38,11 +43,18 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L D"],
-        memory: Float[Tensor, "B S D"],
+        memory: Float[Tensor, "M S D"],
         hidden: Bool[Tensor, "B #L S"] | None,
+        row: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Attend from `x` to `memory`; `hidden` is True where a memory position may not be seen."""
-        return self.attend(x, *self.keys_values(memory), hidden)
+        """Attend from `x` to `memory[row]`, or to `memory` without `row`; `hidden` is True where a memory
+        position may not be seen."""
+        if row is None:
+            return self.attend(x, *self.keys_values(memory), hidden)
+        pair = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1))  # (M, S, 2, H, d)
+        pair = pair.permute(2, 0, 3, 1, 4).contiguous()  # else every row would be laid out anew, and slowly
+        key, value = (part.index_select(0, row) for part in pair)
+        return self.attend(x, key, value, hidden)
 
     def attend(
         self,
@@ -53,10 +65,12 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         query = split_heads(self.query(x), self.num_heads)
         if x.device.type == "cpu":
-            weights = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))  # (B, H, L, S)
-            if hidden is not None:
-                weights = weights.masked_fill(hidden.unsqueeze(1), float("-inf"))
-            mixed = torch.matmul(self.dropout(weights.softmax(-1)), value)
+            weights = torch.matmul(query, key.transpose(-1, -2))  # (B, H, L, S)
+            bias = torch.zeros(1) if hidden is None else torch.where(hidden.unsqueeze(1), -torch.inf, 0.0)
+            # One pass scales, hides and widens: in bf16 the softmax of rows as short as sentences is several
+            # times slower than in float32.
+            logits = torch.add(bias, weights, alpha=self.scale)
+            mixed = torch.matmul(self.dropout(logits.softmax(-1).to(weights.dtype)), value)
         else:
             seen = None if hidden is None else ~hidden.unsqueeze(1)
             dropout_p = self.dropout.p if self.training else 0.0

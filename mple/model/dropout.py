@@ -33,6 +33,22 @@ class _ByteDropout(torch.autograd.Function):
         return grad.mul(keep).mul_(ctx.scale), None
 
 
+class _AddByteDropout(torch.autograd.Function):
+    """x + dropout(block) in one pass over both."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, block: Tensor, dropped: int) -> Tensor:  # type: ignore[no-untyped-def]
+        keep = random_bytes(block.numel()).ge_(dropped).view(block.shape)  # 0 or 1
+        ctx.save_for_backward(keep)
+        ctx.scale = 256 / (256 - dropped)
+        return torch.addcmul(x, block, keep.to(block.dtype), value=ctx.scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+        (keep,) = ctx.saved_tensors
+        return grad, grad.mul(keep).mul_(ctx.scale), None
+
+
 class Dropout(nn.Module):
     """Zero a share `p` of the elements while training and scale up the rest."""
 
@@ -47,6 +63,12 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return functional.dropout(x, self.p)
         return _ByteDropout.apply(x.contiguous(), max(1, round(self.p * 256)))
+
+    def add(self, x: Tensor, block: Tensor) -> Tensor:
+        """x + dropout(block)."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return x + self(block)
+        return _AddByteDropout.apply(x, block.contiguous(), max(1, round(self.p * 256)))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

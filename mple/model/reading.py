@@ -6,8 +6,7 @@ widest tensor of a step, and most of its time would go into moving it. `max` fin
 which is not vectorised for bf16 on a CPU; of equal logits both give the first.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,37 +14,45 @@ from torch import Tensor
 
 from mple.types import PAD
 
-T = TypeVar("T")
-
 _CHUNK = 2**21
 """Logits made at once."""
-
-
-class Reading(NamedTuple):
-    """log Σ_v exp(logit) of every position, in nats, and its most probable token."""
-
-    normaliser: Float[Tensor, "B L"]
-    best: Int[Tensor, "B L"]
-
-
-@torch.no_grad()
-def read(
-    features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
-) -> Reading:
-    """Both at the positions of the canvas; 0 and `pad` elsewhere."""
-    parts = list(_parts(features, weight, is_canvas, lambda logits: logits.max(1)))
-    best = torch.full(is_canvas.shape, PAD, device=features.device)
-    best[is_canvas] = torch.cat([token for _, token in parts])
-    return Reading(_placed([normaliser for normaliser, _ in parts], is_canvas), best)
+_SAFE = 60.0
+"""Nats; float32 reaches from −87 to 88."""
 
 
 @torch.no_grad()
 def normalisers(
     features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
-    """log Σ_v exp(logit) alone, in nats, at the positions of the canvas; 0 elsewhere."""
-    parts = _parts(features, weight, is_canvas, lambda logits: (logits.amax(1), None))
-    return _placed([normaliser for normaliser, _ in parts], is_canvas)
+    """log Σ_v exp(logit) in nats, float32, at the positions of the canvas; 0 elsewhere."""
+    parts: list[Tensor] = []
+    for logits in _logits(features, weight, is_canvas):
+        if not parts:  # the first are the most
+            powers = torch.empty_like(logits, dtype=torch.float32)
+        parts.append(_log_sum(logits, powers[: len(logits)]))
+    found = torch.zeros(is_canvas.shape, device=features.device)
+    found[is_canvas] = torch.cat(parts)
+    return found
+
+
+def _log_sum(logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
+    """log Σ_v exp(logit), with `powers` to compute in. The highest logit is subtracted first only where the
+    sum might otherwise leave float32's range; on an accelerator always, since asking would wait for it."""
+    if logits.device.type == "cpu":
+        found = powers.copy_(logits).exp_().sum(1).log_()
+        if bool((found.abs() < _SAFE).all()):
+            return found
+    top = logits.amax(1)
+    return powers.copy_(logits).sub_(top.unsqueeze(1)).exp_().sum(1).log_().add_(top)
+
+
+@torch.no_grad()
+def most_probable(
+    features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
+) -> Int[Tensor, "B L"]:
+    """The token of the highest logit at the positions of the canvas; `pad` elsewhere."""
+    tokens = torch.cat([logits.max(1).indices for logits in _logits(features, weight, is_canvas)])
+    return torch.full(is_canvas.shape, PAD, device=features.device).masked_scatter_(is_canvas, tokens)
 
 
 @torch.no_grad()
@@ -56,27 +63,14 @@ def logits_of(
     return torch.linalg.vecdot(_cast(features).float(), _cast(weight)[tokens].float())
 
 
-def _parts(
-    features: Tensor, weight: Tensor, is_canvas: Tensor, highest: Callable[[Tensor], tuple[Tensor, T]]
-) -> Iterator[tuple[Tensor, T]]:
-    """For some positions at a time their normalisers, and what `highest` gives beside the highest logit."""
+def _logits(features: Tensor, weight: Tensor, is_canvas: Tensor) -> Iterator[Float[Tensor, "N V"]]:
+    """The logits of some positions at a time, in one buffer."""
     states, table = _cast(features[is_canvas]), _cast(weight)
     rows = max(1, min(_CHUNK // len(table), len(states)))
-    logits = states.new_empty(rows, len(table))
-    powers = torch.empty_like(logits, dtype=torch.float32)
+    buffer = states.new_empty(rows, len(table))
     with torch.autocast(features.device.type, enabled=False):
         for some in states.split(rows):
-            here, shifted = logits[: len(some)], powers[: len(some)]
-            torch.mm(some, table.T, out=here)
-            top, token = highest(here)
-            torch.sub(here, top.float().unsqueeze(1), out=shifted)
-            yield shifted.exp_().sum(1).log_().add_(top), token
-
-
-def _placed(parts: list[Tensor], is_canvas: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-    found = torch.zeros(is_canvas.shape, device=is_canvas.device)
-    found[is_canvas] = torch.cat(parts)
-    return found
+            yield torch.mm(some, table.T, out=buffer[: len(some)])
 
 
 def _cast(values: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mple import checks
 from mple.checks import UserError
 from mple.model.attention import Attention
 from mple.model.dropout import Dropout
+from mple.model.linear import Linear
 from mple.types import EOS, MASK, PAD, EncoderOutput, SourceWords
 
 
@@ -95,14 +96,14 @@ class Embedding(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.inner = nn.Linear(size.d_model, size.d_ff)
-        self.outer = nn.Linear(size.d_ff, size.d_model)
+        self.inner = Linear(size.d_model, size.d_ff, relu=True)
+        self.outer = Linear(size.d_ff, size.d_model)
         for linear in (self.inner, self.outer):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        return self.outer(torch.relu_(self.inner(x)))
+        return self.outer(self.inner(x))
 
 
 class Residual(nn.Module):
@@ -118,7 +119,7 @@ class Residual(nn.Module):
         return self.norm(x) if self.is_pre else x
 
     def after(self, x: Float[Tensor, "B L D"], block: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        x = x + self.dropout(block)
+        x = self.dropout.add(x, block)
         return x if self.is_pre else self.norm(x)
 
 
@@ -157,7 +158,8 @@ class DecoderLayer(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         y = self.attend.before(x)
         x = self.attend.after(x, self.self_attention(y, y, hidden))
-        x = self.look.after(x, self.cross_attention(self.look.before(x), encoder_out.states, source_hidden))
+        memory, row = encoder_out.sentence_states, encoder_out.row
+        x = self.look.after(x, self.cross_attention(self.look.before(x), memory, source_hidden, row))
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
     def step(

@@ -1,5 +1,7 @@
 """The vocabulary read some positions at a time, against the whole table of logits."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -20,20 +22,22 @@ def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("chunk")
-def test_read_agrees_with_the_whole_table() -> None:
+def test_both_agree_with_the_whole_table() -> None:
     features, weight, is_canvas = example()
     logits = features @ weight.T
-    found = reading.read(features, weight, is_canvas)
     expected = logits.logsumexp(-1).masked_fill(~is_canvas, 0)
-    torch.testing.assert_close(found.normaliser, expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(found.best, logits.argmax(-1).masked_fill(~is_canvas, PAD))
-    torch.testing.assert_close(reading.normalisers(features, weight, is_canvas), expected)
+    found = reading.normalisers(features, weight, is_canvas)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    best = reading.most_probable(features, weight, is_canvas)
+    assert torch.equal(best, logits.argmax(-1).masked_fill(~is_canvas, PAD))
 
 
-def test_large_logits_do_not_overflow() -> None:
+@pytest.mark.parametrize("to", [lambda x: 1e3 * x, lambda x: 50 * x.abs(), lambda x: -1e3 * x.abs()])
+def test_logits_beyond_the_range_of_exp(to: Callable[[torch.Tensor], torch.Tensor]) -> None:
     features, weight, is_canvas = example()
-    logits = 1e3 * features @ weight.T
-    found = reading.read(1e3 * features, weight, is_canvas).normaliser
+    features, weight = to(features), weight.abs()
+    logits = features @ weight.T
+    found = reading.normalisers(features, weight, is_canvas)
     torch.testing.assert_close(found, logits.logsumexp(-1).masked_fill(~is_canvas, 0))
 
 
@@ -41,23 +45,24 @@ def test_large_logits_do_not_overflow() -> None:
 def test_under_autocast_it_is_the_same_rounding_as_a_linear_layer() -> None:
     features, weight, is_canvas = example()
     with torch.autocast("cpu", torch.bfloat16):
-        found = reading.read(features, weight, is_canvas)
+        found = reading.normalisers(features, weight, is_canvas)
+        best = reading.most_probable(features, weight, is_canvas)
         logits = torch.nn.functional.linear(features, weight)
     assert logits.dtype == torch.bfloat16
     expected = logits.float().logsumexp(-1).masked_fill(~is_canvas, 0)
-    torch.testing.assert_close(found.normaliser, expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(found.best, logits.float().argmax(-1).masked_fill(~is_canvas, PAD))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(best, logits.float().argmax(-1).masked_fill(~is_canvas, PAD))
 
 
 def test_of_equal_logits_the_first() -> None:
     features, weight = torch.ones(1, 2, 3), torch.zeros(5, 3)
     weight[2:] = 1.0
-    found = reading.read(features, weight, torch.ones(1, 2, dtype=torch.bool))
-    assert found.best.tolist() == [[2, 2]]
+    best = reading.most_probable(features, weight, torch.ones(1, 2, dtype=torch.bool))
+    assert best.tolist() == [[2, 2]]
 
 
 def test_an_empty_canvas() -> None:
     features, weight, is_canvas = example()
-    found = reading.read(features, weight, torch.zeros_like(is_canvas))
-    assert found.normaliser.count_nonzero() == 0
-    assert (found.best == PAD).all()
+    nothing = torch.zeros_like(is_canvas)
+    assert reading.normalisers(features, weight, nothing).count_nonzero() == 0
+    assert (reading.most_probable(features, weight, nothing) == PAD).all()
