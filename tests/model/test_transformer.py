@@ -383,3 +383,57 @@ class TestLengthPredictor:
             self.predictor(max_offset=0)
         with pytest.raises(UserError, match=r"model\.length\.weight"):
             self.predictor(weight=-1.0)
+
+    @NORMS
+    @pytest.mark.parametrize("rows", [[0, 0, 1, 2, 2, 2], [2, 0], [1, 2, 0], [1, 1, 1, 1]])
+    def test_canvases_that_share_a_sentence_are_decoded_as_with_copies(self, norm: str, rows: list[int]) -> None:
+        model = nat(norm=norm, encoder_layers=2)
+        generator = torch.Generator().manual_seed(1)
+        lengths = torch.randint(1, 7, (len(rows),), generator=generator)
+        inputs = model.blank(lengths)
+        weight = torch.randn(int(lengths.sum()), VOCABULARY, generator=generator)
+
+        def run(encoder_out: EncoderOutput) -> tuple[Tensor, tuple[Tensor, ...]]:
+            logits = model.decode(inputs, encoder_out).logits_at(inputs.is_canvas)
+            parameters = [*model.encoder.parameters(), *model.decoder.parameters()]
+            return logits, torch.autograd.grad((logits * weight).sum(), parameters, allow_unused=True)
+
+        index = torch.tensor(rows)
+        sentences = model.encode(sources([2, 6, 4]))
+        logits, grads = run(sentences.rows(index))
+        copied = model.encode(sources([2, 6, 4]))
+        expected, expected_grads = run(EncoderOutput(copied.states[index], copied.is_pad[index]))
+        close(logits, expected)
+        assert sum(grad is not None for grad in grads) > 30
+        for grad, wanted in zip(grads, expected_grads, strict=True):
+            assert (grad is None) == (wanted is None)
+            if grad is not None:
+                close(grad, wanted)
+
+
+class TestEncoderOutput:
+    @staticmethod
+    def example() -> EncoderOutput:
+        src_tokens = sources([2, 6, 4])
+        return nat().encode(src_tokens)
+
+    @pytest.mark.parametrize("first", [[0, 0, 1, 2, 2], [2, 0], [1, 1, 1], [2, 1, 0]])
+    @pytest.mark.parametrize("second", [[1, 0, 1, 1, 0, 0, 1], [1], [0, 1]])
+    def test_rows_of_rows_are_those_of_the_sentences(self, first: list[int], second: list[int]) -> None:
+        whole = self.example()
+        index = torch.tensor(first)[torch.tensor(second)]
+        found = whole.rows(torch.tensor(first)).rows(torch.tensor(second))
+        assert torch.equal(found.states, whole.states[index])
+        assert torch.equal(found.is_pad, whole.is_pad[index])
+        assert whole.source is not None
+        assert found.source is not None
+        assert torch.equal(found.source.words, whole.source.words[index])
+        assert torch.equal(found.source.is_content, whole.source.is_content[index])
+
+    def test_many_rows_of_a_sentence_copy_no_states_and_few_keep_no_others(self) -> None:
+        whole = self.example()
+        many = whole.rows(torch.tensor([0, 0, 1, 2, 2, 2]))
+        assert many.sentence_states is whole.sentence_states
+        few = many.rows(torch.tensor([5, 0]))
+        assert few.row is None
+        assert few.sentence_states.shape[0] == 2
