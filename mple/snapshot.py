@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mple.model.nat import NAT
-from mple.model.reading import logits_of, most_probable, normalisers
+from mple.model.reading import both, logits_of, most_probable, normalisers
 from mple.randomness import Draws
 from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
 
@@ -68,13 +68,18 @@ class Snapshot:
         return self._predictions
 
     def log_probs(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-        """log P(tokens_i | Z*, X) in nats (float32, none above 0), 0 outside the canvas; no gradient."""
+        """log P(tokens_i | Z*, X) in nats (float32, none above 0), 0 outside the canvas; no gradient.
+
+        Asked for before the predictions, the vocabulary is read once for both.
+        """
         is_canvas = self.inputs.is_canvas
         found = torch.zeros(tokens.shape, device=tokens.device)
         with torch.no_grad():
             output = self.output
             if self._normaliser is None:
-                self._normaliser = normalisers(output.features, output.weight, is_canvas)
+                self._normaliser, best = both(output.features, output.weight, is_canvas)
+                if self._predictions is None:
+                    self._predictions = best
             said = logits_of(output.features[is_canvas], output.weight, tokens[is_canvas])
             found[is_canvas] = (said - self._normaliser[is_canvas]).clamp(max=0)
         return found

@@ -42,8 +42,13 @@ def _log_sum(logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"]) -> Floa
         found = powers.copy_(logits).exp_().sum(1).log_()
         if bool((found.abs() < _SAFE).all()):
             return found
-    top = logits.amax(1)
-    return powers.copy_(logits).sub_(top.unsqueeze(1)).exp_().sum(1).log_().add_(top)
+    return _shifted_log_sum(logits, powers, logits.amax(1))
+
+
+def _shifted_log_sum(
+    logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"], top: Float[Tensor, "N"]
+) -> Float[Tensor, "N"]:
+    return torch.sub(logits, top.float().unsqueeze(1), out=powers).exp_().sum(1).log_().add_(top)
 
 
 @torch.no_grad()
@@ -53,6 +58,25 @@ def most_probable(
     """The token of the highest logit at the positions of the canvas; `pad` elsewhere."""
     tokens = torch.cat([logits.max(1).indices for logits in _logits(features, weight, is_canvas)])
     return torch.full(is_canvas.shape, PAD, device=features.device).masked_scatter_(is_canvas, tokens)
+
+
+@torch.no_grad()
+def both(
+    features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
+) -> tuple[Float[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """`normalisers` and `most_probable` of one reading."""
+    parts: list[Tensor] = []
+    tokens: list[Tensor] = []
+    for logits in _logits(features, weight, is_canvas):
+        if not parts:  # the first are the most
+            powers = torch.empty_like(logits, dtype=torch.float32)
+        top, token = logits.max(1)
+        parts.append(_shifted_log_sum(logits, powers[: len(logits)], top))
+        tokens.append(token)
+    found = torch.zeros(is_canvas.shape, device=features.device)
+    found[is_canvas] = torch.cat(parts)
+    best = torch.full(is_canvas.shape, PAD, device=features.device)
+    return found, best.masked_scatter_(is_canvas, torch.cat(tokens))
 
 
 @torch.no_grad()

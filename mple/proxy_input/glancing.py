@@ -105,7 +105,7 @@ class Glancing:
         look = snapshot if self.look_ahead_dropout else snapshot.without_dropout()
         priority = look.draws.uniform("glancing", look.ids, target.tokens.shape[1])
         log_weight = CHOICES[self.choice]
-        if log_weight is not None:  # before the predictions, which the same projection gives
+        if log_weight is not None:  # before the predictions, which the same reading gives
             priority = arrivals(priority, log_weight(look.log_probs(target.tokens)))
         said, wanted = (x.masked_fill(~target.counts, PAD) for x in (look.predictions, target.tokens))
         distance = DISTANCES[self.distance](said, wanted)

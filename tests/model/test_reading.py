@@ -30,6 +30,9 @@ def test_both_agree_with_the_whole_table() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     best = reading.most_probable(features, weight, is_canvas)
     assert torch.equal(best, logits.argmax(-1).masked_fill(~is_canvas, PAD))
+    normaliser, token = reading.both(features, weight, is_canvas)
+    torch.testing.assert_close(normaliser, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(token, best)
 
 
 @pytest.mark.parametrize("to", [lambda x: 1e3 * x, lambda x: 50 * x.abs(), lambda x: -1e3 * x.abs()])
@@ -38,7 +41,9 @@ def test_logits_beyond_the_range_of_exp(to: Callable[[torch.Tensor], torch.Tenso
     features, weight = to(features), weight.abs()
     logits = features @ weight.T
     found = reading.normalisers(features, weight, is_canvas)
-    torch.testing.assert_close(found, logits.logsumexp(-1).masked_fill(~is_canvas, 0))
+    expected = logits.logsumexp(-1).masked_fill(~is_canvas, 0)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(reading.both(features, weight, is_canvas)[0], expected)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -52,6 +57,10 @@ def test_under_autocast_it_is_the_same_rounding_as_a_linear_layer() -> None:
     expected = logits.float().logsumexp(-1).masked_fill(~is_canvas, 0)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(best, logits.float().argmax(-1).masked_fill(~is_canvas, PAD))
+    with torch.autocast("cpu", torch.bfloat16):
+        normaliser, token = reading.both(features, weight, is_canvas)
+    torch.testing.assert_close(normaliser, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(token, best)
 
 
 def test_of_equal_logits_the_first() -> None:
@@ -59,6 +68,7 @@ def test_of_equal_logits_the_first() -> None:
     weight[2:] = 1.0
     best = reading.most_probable(features, weight, torch.ones(1, 2, dtype=torch.bool))
     assert best.tolist() == [[2, 2]]
+    assert reading.both(features, weight, torch.ones(1, 2, dtype=torch.bool))[1].tolist() == [[2, 2]]
 
 
 def test_an_empty_canvas() -> None:
@@ -66,3 +76,6 @@ def test_an_empty_canvas() -> None:
     nothing = torch.zeros_like(is_canvas)
     assert reading.normalisers(features, weight, nothing).count_nonzero() == 0
     assert (reading.most_probable(features, weight, nothing) == PAD).all()
+    normaliser, token = reading.both(features, weight, nothing)
+    assert normaliser.count_nonzero() == 0
+    assert (token == PAD).all()
