@@ -4,7 +4,8 @@
     python -m experiments.overview --outputs experiments/results/runs --data multi30k_de-en
 
 Paper item -> command -> the paper's number / ours -> seeds, date, machine, commit: one row an item, its first
-number or its BLEU. The rows replace those between `<!-- DATA -->` and `<!-- /DATA -->` of the page.
+number or its BLEU. The rows replace those between `<!-- DATA -->` and `<!-- /DATA -->` of the page. Where it has
+`<!-- DATA runs -->` and `<!-- /DATA runs -->`, one row a configuration is written between these.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.collect import PROXY, Row, collect
 from experiments.paper_items import item
 from experiments.paper_items.item import Cell, Item
 from experiments.paper_items.runs import Study
@@ -22,6 +24,18 @@ from mple.checks import UserError
 
 PAGE = Path(__file__).parent / "README.md"
 HEAD = ("paper item", "command (`python -m experiments.paper_items.`…)", "number", "paper / ours", "of")
+
+COMMON = ("data=", "data.root=", "budget=", "outputs=", "seed=", "logger=", "log_every=")
+RUN_COLUMNS = {
+    "updates": ("updates", ".0f"),
+    "BLEU": ("tokenised_bleu", ".2f"),
+    "L_NAT of T (valid)": (PROXY, ".2f"),
+    "L_NAT raw (test)": ("nat_loss_raw_bits_per_token", ".2f"),
+    "repeated words %": ("repetition_rate_percent", ".1f"),
+    "length ratio": ("length_ratio", ".2f"),
+    "minutes": ("minutes", ".1f"),
+}
+"""Tokenised BLEU; losses in bits per token."""
 
 
 def main_column(one: Item) -> str:
@@ -52,6 +66,19 @@ def table(items: Sequence[Item]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
+def run_table(rows: Sequence[Row]) -> str:
+    """One row a configuration, as Markdown; the command of its first seed without what all have in common."""
+    origin = ("machine", "date", "commit")
+    lines = [["command", "seeds", *RUN_COLUMNS, *origin], ["---"] * (2 + len(RUN_COLUMNS) + len(origin))]
+    for row in rows:
+        given = row.runs[0].texts.get("command", "").split()[2:]
+        command = " ".join(part for part in given if not part.startswith(COMMON))
+        seeds = ", ".join(str(run.seed) for run in row.runs)
+        numbers = [row.cell(*column) for column in RUN_COLUMNS.values()]
+        lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def replaced(text: str, data: str, rows: str) -> str:
     """The page with new rows for a data set.
 
@@ -80,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not any(one.is_measured and not one.is_exact for one in items):
             raise UserError(f"no finished run of data {study.data!r} below {study.outputs}")
         text = options.page.read_text(encoding="utf-8")
-        options.page.write_text(replaced(text, study.data, table(items)), encoding="utf-8")
+        text = replaced(text, study.data, table(items))
+        if f"<!-- {study.data} runs -->" in text:
+            text = replaced(text, f"{study.data} runs", run_table(collect(study.outputs, study.data)[0]))
+        options.page.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import overview
+from experiments.collect import collect
 from experiments.paper_items import ITEMS
 from tests.experiments import fake
 
@@ -51,3 +52,26 @@ def test_without_runs_or_a_place_nothing_is_written(
     assert written(tmp_path) == 1
     assert "must have one <!-- grammar -->" in capsys.readouterr().err
     assert (tmp_path / "page.md").read_text() == "nothing"
+
+
+def test_a_page_that_asks_for_it_has_a_row_a_configuration(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE + "\n<!-- grammar runs -->\n<!-- /grammar runs -->\nend\n")
+    for seed in (1, 2):
+        fake.make_all(tmp_path / "runs", seed)
+    assert written(tmp_path) == 0
+    text = page.read_text()
+    assert text.endswith("<!-- /grammar runs -->\nend\n")
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in text.partition("<!-- grammar runs -->")[2].splitlines()
+        if line.startswith("| ")
+    ]
+    found, _ = collect(tmp_path / "runs", "grammar")
+    assert len(rows) == len(found)
+    (kd,) = [dict(zip(head, row, strict=True)) for row in rows if row[0] == "`+experiment=vanilla_kd`"]
+    (row,) = [row for row in found if row.runs[0].texts["command"].split()[2:3] == ["+experiment=vanilla_kd"]]
+    assert kd["seeds"] == "1, 2"
+    assert kd["BLEU"] == row.cell("tokenised_bleu", ".2f")
+    assert "±" in kd["BLEU"]
+    assert kd["commit"] == "abc1234"
