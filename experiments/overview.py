@@ -74,7 +74,7 @@ def run_table(rows: Sequence[Row]) -> str:
         given = row.runs[0].texts.get("command", "").split()[2:]
         command = " ".join(part for part in given if not part.startswith(COMMON))
         seeds = ", ".join(str(run.seed) for run in row.runs)
-        numbers = [row.cell(*column) for column in RUN_COLUMNS.values()]
+        numbers = [row.cell(*column).removesuffix(" ± 0") for column in RUN_COLUMNS.values()]
         lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
