@@ -164,6 +164,21 @@ def test_c_is_of_two_models_of_one_text(tmp_path: Path) -> None:
             TotalCorrelation(at=str(other), split="valid")(run)
 
 
+def test_c_is_of_two_models_of_the_same_training_data(
+    tmp_path: Path, nat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = random_run(tmp_path / "fewer", "+experiment=at", "size=student", "data.max_length=3")
+    other = random_run(tmp_path / "other", "+experiment=at", "size=student", "data.vocabulary.size=70")
+    large = random_run(tmp_path / "large", "+experiment=at", "sizes.base.d_ff=512")
+    run = opened(nat)
+    with pytest.raises(UserError, match=r"trained on the same data; vanilla_raw.* has learned from \d+ pairs"):
+        TotalCorrelation(at=str(fewer))(run)
+    with pytest.raises(UserError, match="the same vocabularies"):
+        TotalCorrelation(at=str(other))(run)
+    TotalCorrelation(at=str(large))(run)
+    assert "C is of two models of one size; at_base" in capsys.readouterr().out
+
+
 def test_an_autoregressive_model_learns_a_text(tmp_path: Path) -> None:
     raw = text_job(tmp_path, "+experiment=at")
     for proxy_target in ("axe", "oaxe", "dynamic_kd"):

@@ -13,6 +13,7 @@ the test sentences of the one seed (for BLEU a paired bootstrap of sacreBLEU): t
 models differ, and not whether two methods do. A correlation's is a bootstrap over methods.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
@@ -212,6 +213,7 @@ def of_correlation(points: correlation.Points, beta: float, label: str) -> list[
     return parts
 
 
+@functools.cache
 def of_paper() -> str:
     """What the rule says of the paper's own tables."""
     said = []

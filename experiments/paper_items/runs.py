@@ -481,7 +481,8 @@ class Library:
     def _root(self, base: str) -> tuple[str, ...]:
         """`data.root` where the data need it: as given, or as in a finished run's command."""
         if base not in ("multi30k", "tatoeba", "text", "synthetic_a", "synthetic_b"):
-            return () if self.study.root is None or base == "grammar" else (f"data.root={self.study.root}",)
+            has_none = self.study.root is None or base.startswith("grammar")
+            return () if has_none else (f"data.root={self.study.root}",)
         files = (base,) if base in ("tatoeba", "text") else ("multi30k", "synthetic_a", "synthetic_b")
         of_runs = [run.override("data.root") for run in self.all() if run.override("data") in files]
         return (f"data.root={self.study.root or next(filter(None, of_runs), 'FOLDER')}",)

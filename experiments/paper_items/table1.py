@@ -53,7 +53,7 @@ class Dataset:
 def datasets(library: Library) -> tuple[Dataset, ...]:
     """Text: real data, a teacher's text for them, and two synthetic ones of their target side (not of
     Tatoeba, which has no file of one language). Grammar: four probabilities of its modes, since there C is
-    known, and a teacher's text for the first."""
+    known, a teacher's text for the first, and two synthetic ones of its sentences."""
     data = library.study.data
     if data.startswith("grammar"):
         return (
@@ -62,6 +62,8 @@ def datasets(library: Library) -> tuple[Dataset, ...]:
             Dataset("Grammar, modes 0.20", "grammar_p20"),
             Dataset("Grammar, modes 0.05", "grammar_p05"),
             Dataset("Grammar, one mode", "grammar_p00"),
+            Dataset("Grammar, Synthetic B", "grammar_synthetic_b", paper="Synthetic B"),
+            Dataset("Grammar, Synthetic A", "grammar_synthetic_a", paper="Synthetic A"),
         )
     own = (Dataset(data, data, paper="WMT14 En-De"), Dataset(f"{data}, KD", data, "kd"))
     if data.startswith("tatoeba"):

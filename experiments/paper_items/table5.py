@@ -24,11 +24,11 @@ PAPER_SIZES = ("d32", "d48", "d64", "d96", "d128", "d256", "student")
 """The seven ATs of the paper's Table 6, which `budget=paper` has: named by their d_model, but for the last,
 Transformer-base, which Table 1 trains anyway as the NAT's equal. All have as many updates as the NAT."""
 
-SIZES = ("tiny", "small", "student", "base", "big")
+SIZES = ("micro", "tiny", "small", "student", "base", "big")
 """The ATs that are searched under the other budgets, where Table 6's would be six runs more for each row:
-those that other items need too. All but `student` are teachers and have `teacher_updates`, fewer than the
-NAT's `student_updates`: such an AT is not as good as its size could be, and the range of sizes may be too
-high. A note of the item says so with the numbers of the runs."""
+those that other items need too, and a smaller one. All but `student` and `micro` are teachers and have
+`teacher_updates`, fewer than the NAT's `student_updates`: such an AT is not as good as its size could be, and
+the range of sizes may be too high. A note of the item says so with the numbers of the runs."""
 
 MAIN = ("grammar", "multi30k_de-en", "tatoeba_en-de", "wmt14_en_de", "wmt17_zh_en")
 """Data sets whose base and big ATs are trained anyway, as teachers."""
@@ -38,7 +38,7 @@ def sizes(library: Library, of: Dataset) -> tuple[str, ...]:
     """The ATs that are searched for a data set."""
     if library.budget == "paper":
         return PAPER_SIZES
-    return SIZES if of.name in MAIN and of.text == "raw" else SIZES[:3]
+    return SIZES if of.name in MAIN and of.text == "raw" else SIZES[:4]
 
 
 @dataclass(frozen=True)

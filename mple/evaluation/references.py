@@ -99,12 +99,14 @@ class Files:
             )
         corpus = run.data.corpus(split)
         every: list[list[str]] = [[] for _ in range(len(corpus))]
+        size = source.size(split)
+        if size is None:  # a source that does not know without reading
+            size = sum(1 for _ in source.pairs(split))
         for path in map(Path, self.paths):
             if not path.is_file():
                 raise UserError(f"estimator.references.paths must name files; there is no {path}")
             lines = list(lines_of(path))
-            size = source.size(split)
-            if size is not None and len(lines) != size:
+            if len(lines) != size:
                 raise UserError(
                     f"estimator.references.paths must go line by line with the {size} lines of the split "
                     f"{split}; {path} has {len(lines)}"

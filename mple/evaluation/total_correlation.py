@@ -16,6 +16,7 @@ from mple.checks import UserError
 from mple.estimator.total_correlation import SentenceLosses
 from mple.estimator.total_correlation import TotalCorrelation as Estimate
 from mple.evaluation.finished import Finished
+from mple.launch import console
 from mple.modules.autoregressive import AutoregressiveModule
 from mple.modules.non_autoregressive import NonAutoregressive
 from mple.proxy_target import TextTarget, laid_out
@@ -65,10 +66,35 @@ class TotalCorrelation:
                 "total_correlation needs two models of the same text (vanilla_raw with at, vanilla_kd with "
                 f"at_kd of the same teacher); got {proxy.target} and {other.job.target}"
             )
+        _check_trained_alike(run, other)
         found = Estimate()(sentence_losses(run, self.split), sentence_losses(other, self.split))
         difference = other.metrics["test"]["tokenised_bleu"] - run.metrics["test"]["tokenised_bleu"]
+        share = other.metrics["parameters"] / run.metrics["parameters"]
+        if not 0.8 <= share <= 1.25:
+            console.print(
+                f"C is of two models of one size; {other.name} has {100 * share:.0f} % of the parameters of "
+                f"{run.name}"
+            )
         sizes = {"nat_parameters": run.metrics["parameters"], "at_parameters": other.metrics["parameters"]}
         return found | sizes | {"test_bleu_difference": difference}
+
+
+def _check_trained_alike(run: Finished, other: Finished) -> None:
+    """
+    Raises:
+        UserError: other vocabularies or other training data, with which a difference in loss is none of models.
+    """
+    one, two = (of.data.corpus("train") for of in (run, other))
+    if (one.src_fingerprint, one.tgt_fingerprint) != (two.src_fingerprint, two.tgt_fingerprint):
+        raise UserError(
+            f"total_correlation needs two models with the same vocabularies; those of {run.name} and "
+            f"{other.name} differ"
+        )
+    if one.fingerprint != two.fingerprint:
+        raise UserError(
+            f"total_correlation needs two models trained on the same data; {run.name} has learned from "
+            f"{len(one)} pairs and {other.name} from {len(two)}, and these differ"
+        )
 
 
 @torch.no_grad()

@@ -111,10 +111,10 @@ def make_all(outputs: Path, seed: int = 1) -> None:
         confidence |= ends("sampling_gain", "bleu", -1.0, 0.5)
         evaluate(run, "confidence", **confidence)
         predictor(run)
-    texts = [(data, "raw") for data in ("grammar", "grammar_p20", "grammar_p05", "grammar_p00")] + [
-        ("grammar", "kd")
-    ]
-    for place, size in enumerate(("tiny", "small", "student", "base", "big")):
+    synthetic = ["grammar_synthetic_b", "grammar_synthetic_a"]
+    modes = ["grammar", "grammar_p20", "grammar_p05", "grammar_p00"]
+    texts = [(data, "raw") for data in (*synthetic, *modes)] + [("grammar", "kd")]
+    for place, size in enumerate(("micro", "tiny", "small", "student", "base", "big")):
         for data, text in texts:
             name = at(size, text).name
             if (outputs / name / data / "0123abcd" / f"seed{seed}").exists():
@@ -128,7 +128,7 @@ def make_all(outputs: Path, seed: int = 1) -> None:
                 parameters=500 * (place + 1),
                 overrides=f"size={size} data.name={data}",
             )
-    for place, (data, text) in enumerate((texts[4], *reversed(texts[:4]))):
+    for place, (data, text) in enumerate((texts[-1], *reversed(texts[:-1]))):
         own = outputs / f"vanilla_{text}" / data / "0123abcd" / f"seed{seed}"
         if not own.exists():
             make_run(

@@ -34,7 +34,7 @@ class Pretended:
                 self.outputs,
                 words.get("name", sizes),
                 int(words["seed"]),
-                words.get("data.name", "grammar"),
+                words.get("data.name", words.get("data", "grammar")),
                 overrides=" ".join(command[3:-1]),
                 bleu=20 + len(self.given) / 10,
             )
