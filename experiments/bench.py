@@ -10,7 +10,7 @@ Sections:
     training      target tokens per second, a step against the floor's, the E-step's share, peak memory
     alignments    the E-steps of AXE, OaXE and glancing beside a plain loss, 64 × 30 and 256 × 60, V 8,000
     distillation  a teacher's beam search, sentences per second
-    bleu          pairwise sentence BLEU against sacreBLEU called pair by pair
+    bleu          sentence BLEU, pairwise and with several references, against sacreBLEU called one by one
     data          raw text to batches, lines per second
     memory        peak memory of preparing 50,000 and 2 million pairs and of an epoch of their batches
 
@@ -550,23 +550,44 @@ def bleu_section(arguments: argparse.Namespace) -> dict[str, Any]:
     sentences = [[" ".join(rng.choice(words, rng.integers(8, 20))) for _ in range(5)] for _ in range(2000)]
     candidates = [list(column) for column in zip(*sentences, strict=True)]  # K lists of sentences
     peer = BLEU(effective_order=True, tokenize="13a")
-    ours, theirs = [], []
-    bleu.pairwise_bleu(candidates)  # compiles
-    for _ in track(range(arguments.rounds), "bleu", console=console):
-        began = time.perf_counter()
+    hypotheses, references = candidates[0], [row[1:] for row in sentences]
+
+    def pairs() -> int:
         bleu.pairwise_bleu(candidates)
-        ours.append(2000 * 25 / (time.perf_counter() - began))
-        began = time.perf_counter()
+        return 2000 * 25
+
+    def pair_by_pair() -> int:
         for row in sentences[:40]:
             for reference in row:
                 for hypothesis in row:
                     peer.sentence_score(hypothesis, [reference])
-        theirs.append(40 * 25 / (time.perf_counter() - began))
-    return {
-        "this project": {"pairs_per_second": summary(ours)},
-        "sacreBLEU, pair by pair": {"pairs_per_second": summary(theirs)},
-        "ratio": {"pairs_per_second": summary(list(np.array(ours) / np.array(theirs)))},
+        return 40 * 25
+
+    def several() -> int:
+        bleu.multi_reference_bleu(hypotheses, references)
+        return 2000
+
+    def one_by_one() -> int:
+        for hypothesis, of_it in zip(hypotheses[:250], references, strict=False):
+            peer.sentence_score(hypothesis, of_it)
+        return 250
+
+    ways = {
+        "pairwise": (pairs, pair_by_pair),
+        "four references": (several, one_by_one),
     }
+    rates: dict[str, list[float]] = {}
+    for ours, _ in ways.values():
+        ours()  # compiles
+    for _ in track(range(arguments.rounds), "bleu", console=console):
+        for name, (ours, theirs) in ways.items():
+            for label, work in ((name, ours), (f"{name}, sacreBLEU", theirs)):
+                began = time.perf_counter()
+                count = work()
+                rates.setdefault(label, []).append(count / (time.perf_counter() - began))
+    for name in ways:
+        rates[f"{name}, ratio"] = list(np.array(rates[name]) / np.array(rates[f"{name}, sacreBLEU"]))
+    return {name: {"scores_per_second": summary(found)} for name, found in rates.items()}
 
 
 # --- data ---------------------------------------------------------------------------------------------

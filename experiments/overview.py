@@ -4,8 +4,9 @@
     python -m experiments.overview --outputs experiments/results/runs --data multi30k_de-en
 
 Paper item -> command -> the paper's number / ours -> seeds, date, machine, commit: one row an item, its first
-number or its BLEU. The rows replace those between `<!-- DATA -->` and `<!-- /DATA -->` of the page. Where it has
-`<!-- DATA runs -->` and `<!-- /DATA runs -->`, one row a configuration is written between these.
+number or its BLEU. The rows replace those between `<!-- DATA -->` and `<!-- /DATA -->` of the page. Where it
+has `<!-- DATA runs -->` and `<!-- /DATA runs -->`, one row a configuration is written between these: of DATA,
+and of what Table 1 has beside them.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.collect import PROXY, Row, collect
-from experiments.paper_items import item
+from experiments.paper_items import item, table1
 from experiments.paper_items.item import Cell, Item
-from experiments.paper_items.runs import Study
+from experiments.paper_items.runs import Library, Study
 from experiments.report import origin_of
 from experiments.reproduce import make_all
 from mple.checks import UserError
@@ -66,13 +67,22 @@ def table(items: Sequence[Item]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def run_table(rows: Sequence[Row]) -> str:
-    """One row a configuration, as Markdown; the command of its first seed without what all have in common."""
+def configurations(study: Study) -> list[Row]:
+    """The rows of `run_table`: of the study's data, and of the other data of Table 1 that have runs."""
+    library = Library(study)
+    names = dict.fromkeys([study.data, *(of.name for of in table1.datasets(library))])
+    return [row for name in names if library.has(name) for row in collect(study.outputs, name)[0]]
+
+
+def run_table(rows: Sequence[Row], data: str) -> str:
+    """One row a configuration, as Markdown; the command of its first seed without what all have in common,
+    `data=` only for other data than `data`."""
     origin = ("machine", "date", "commit")
     lines = [["command", "seeds", *RUN_COLUMNS, *origin], ["---"] * (2 + len(RUN_COLUMNS) + len(origin))]
     for row in rows:
         given = row.runs[0].texts.get("command", "").split()[2:]
-        command = " ".join(part for part in given if not part.startswith(COMMON))
+        common = COMMON if row.runs[0].data == data else COMMON[1:]
+        command = " ".join(part for part in given if not part.startswith(common))
         seeds = ", ".join(str(run.seed) for run in row.runs)
         numbers = [row.cell(*column).removesuffix(" ± 0") for column in RUN_COLUMNS.values()]
         lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
@@ -109,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = options.page.read_text(encoding="utf-8")
         text = replaced(text, study.data, table(items))
         if f"<!-- {study.data} runs -->" in text:
-            text = replaced(text, f"{study.data} runs", run_table(collect(study.outputs, study.data)[0]))
+            rows = run_table(configurations(study), study.data)
+            text = replaced(text, f"{study.data} runs", rows)
         options.page.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,10 +7,10 @@
     sentence_signature("13a")                  what the first three compute, for a run's record
 
 Sentence BLEU is sacreBLEU's `BLEU(effective_order=True, smooth_method="exp")`, number for number, without
-its cost of a dictionary of n-grams per pair. The words of the sentences that are compared with each other
-are numbered from 1, so a 4-gram is one 64-bit integer of four 16-bit fields (0 past the end), its prefixes
-are its shorter n-grams, and one sort per sentence orders the n-grams of all four orders. Matching two
-sentences is then a merge. Nothing is hashed: the counts are exact.
+its cost of a dictionary of n-grams per pair. Every different word is tokenised once, and the tokens are
+numbered from 1, so a 4-gram is one 64-bit integer of four 16-bit fields (0 past the end), its prefixes are
+its shorter n-grams, and one sort per sentence orders the n-grams of all four orders. Matching two sentences
+is then a merge. N-grams are never hashed, and words are told apart letter by letter: the counts are exact.
 """
 
 import functools
@@ -183,50 +183,63 @@ def _packed(
 ) -> tuple[UInt64[np.ndarray, "words"], Int64[np.ndarray, "sentences_plus_1"]]:
     """The sorted 4-grams of every sentence of every group, and where each sentence starts.
 
-    Words are numbered within their group only: its sentences meet no others.
+    Tokens are numbered once for all groups; where these have more than a field holds, then in each group
+    again (`_renumber`), whose sentences meet no others.
     """
-    split = _splitter(tokenize)
-    words: list[int] = []
-    starts = [0]
-    for group in groups:
-        number: dict[str, int] = {}
-        for sentence in group:
-            words.extend([number.setdefault(token, len(number) + 1) for token in split(sentence)])
-            starts.append(len(words))
-        if len(number) > MAX_DISTINCT_WORDS:
+    members = list(groups)
+    keys, offsets, distinct = _numbered([sentence for group in members for sentence in group], tokenize)
+    if distinct > MAX_DISTINCT_WORDS:
+        ends = np.cumsum([0, *map(len, members)], dtype=np.int64)
+        place, distinct = _compiled(_renumber)(keys, offsets, ends)
+        if place >= 0:
             raise UserError(
                 f"sentences that are scored together must have at most {MAX_DISTINCT_WORDS} different words; "
-                f"got {len(number)}, in the group that starts with {group[0][:60]!r}"
+                f"got {distinct}, in the group that starts with {members[place][0][:60]!r}"
             )
-    keys = np.array(words, np.uint64)
-    offsets = np.array(starts, np.int64)
     _compiled(_pack)(keys, offsets)
     return keys, offsets
 
 
+def _numbered(
+    sentences: Sequence[str], tokenize: str
+) -> tuple[UInt64[np.ndarray, "tokens"], Int64[np.ndarray, "sentences_plus_1"], int]:
+    """The tokens of all sentences as numbers from 1, where each sentence starts, and how many differ.
+
+    None of 13a's rules looks across white space within a line, and words recur: it is given every different
+    word once. Where words are not to be had one by one, every sentence is a word.
+    """
+    split = _splitter(tokenize)
+    text = " ".join(sentences)
+    if tokenize in ("13a", "none") and "\n" not in text:  # where a line ends 13a joins hyphenated words
+        characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        stops = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)) + 1) - 1
+        words, offsets, spans = _compiled(_find_words)(characters, stops)
+        different = [text[start:stop] for start, stop in spans.tolist()]
+    else:
+        words, offsets = np.arange(len(sentences)), np.arange(len(sentences) + 1)
+        different = list(sentences)
+    number: dict[str, int] = {}
+    parts: list[int] = []
+    ends = [0]
+    for word in different:
+        parts += [number.setdefault(token, len(number) + 1) for token in split(word)]
+        ends.append(len(parts))
+    keys, offsets = _compiled(_expand)(words, offsets, np.array(parts, np.uint64), np.array(ends, np.int64))
+    return keys, offsets, len(number)
+
+
 @functools.cache
 def _splitter(tokenize: str) -> Callable[[str], list[str]]:
-    """Sentence to tokens, as sacreBLEU does it."""
+    """Text to tokens, as sacreBLEU does it."""
     checks.one_of("tokenize", tokenize, TOKENIZERS)
     if tokenize == "none":
         return str.split
     tokenise = BLEU(tokenize=tokenize).tokenizer
-    if tokenize != "13a":
-        return lambda sentence: tokenise(sentence.rstrip()).split()
 
-    # None of 13a's rules looks across white space within a line, and words recur: taking them one by one from
-    # a cache is several times as fast as its regular expressions on whole sentences.
-    @functools.lru_cache(maxsize=2**18)
-    def tokens(word: str) -> list[str]:
-        return tokenise(word).split()
+    def split(text: str) -> list[str]:
+        return tokenise(text.rstrip()).split()
 
-    def split(sentence: str) -> list[str]:
-        sentence = sentence.rstrip()
-        if "\n" in sentence:  # where it joins hyphenated words
-            return tokenise(sentence).split()
-        return [token for word in sentence.split() for token in tokens(word)]
-
-    return split
+    return functools.lru_cache(maxsize=2**18)(split) if tokenize == "13a" else split  # of words
 
 
 @functools.cache
@@ -244,6 +257,112 @@ def _compiled(kernel: Callable[..., None]) -> Any:
 
 
 # The kernels. `no_type_check` keeps run-time type checkers from wrapping what numba has to read.
+
+
+@register_jitable
+@no_type_check
+def _is_space(c):
+    """As `str.isspace`."""
+    if c < 128:
+        return c == 32 or 9 <= c <= 13 or 28 <= c <= 31
+    return (
+        0x2000 <= c <= 0x200A
+        or c == 0x85
+        or c == 0xA0
+        or c == 0x1680
+        or c == 0x2028
+        or c == 0x2029
+        or c == 0x202F
+        or c == 0x205F
+        or c == 0x3000
+    )
+
+
+@no_type_check
+def _find_words(characters, stops):
+    """The words of a text between its white space, numbered from 0 in the order of their first places.
+
+    `stops` says where each sentence ends. Returns the words, where each sentence starts among them, and where
+    each different word is in the text.
+    """
+    most = len(characters) // 2 + 1
+    size = 16
+    while size < 2 * most:
+        size *= 2
+    table, mask = np.full(size, -1, np.int32), np.uint64(size - 1)
+    words, spans = np.empty(most, np.int64), np.empty((most, 2), np.int64)
+    offsets = np.zeros(len(stops) + 1, np.int64)
+    count, different, position = 0, 0, 0
+    for sentence in range(len(stops)):
+        stop = stops[sentence]
+        while position < stop:
+            if _is_space(characters[position]):
+                position += 1
+                continue
+            start, code = position, np.uint64(14695981039346656037)
+            while position < stop and not _is_space(characters[position]):
+                code = (code ^ np.uint64(characters[position])) * np.uint64(1099511628211)
+                position += 1
+            slot = (code ^ (code >> np.uint64(32))) & mask
+            while True:
+                found = table[slot]
+                if found < 0:
+                    table[slot] = found = different
+                    spans[different, 0], spans[different, 1] = start, position
+                    different += 1
+                    break
+                first = spans[found, 0]
+                is_same = spans[found, 1] - first == position - start
+                ahead = 0
+                while is_same and ahead < position - start:
+                    is_same = characters[first + ahead] == characters[start + ahead]
+                    ahead += 1
+                if is_same:
+                    break
+                slot = (slot + np.uint64(1)) & mask
+            words[count] = found
+            count += 1
+        offsets[sentence + 1] = count
+    return words[:count], offsets, spans[:different]
+
+
+@no_type_check
+def _expand(words, offsets, parts, ends):
+    """The tokens in place of the words, and where each sentence starts; word k is
+    parts[ends[k] : ends[k + 1]]."""
+    total = 0
+    for word in words:
+        total += ends[word + 1] - ends[word]
+    tokens, starts = np.empty(total, np.uint64), np.zeros(len(offsets), np.int64)
+    count = 0
+    for sentence in range(len(offsets) - 1):
+        for position in range(offsets[sentence], offsets[sentence + 1]):
+            for part in range(ends[words[position]], ends[words[position] + 1]):
+                tokens[count] = parts[part]
+                count += 1
+        starts[sentence + 1] = count
+    return tokens, starts
+
+
+@no_type_check
+def _renumber(keys, offsets, groups):
+    """Numbers from 1 in every group, in place; `groups` says where each begins in `offsets`.
+
+    Returns the first group with more words than a field of 16 bits holds, and how many it has; else −1.
+    """
+    for group in range(len(groups) - 1):
+        begin, stop = offsets[groups[group]], offsets[groups[group + 1]]
+        words = np.sort(keys[begin:stop])
+        distinct = 0
+        for position in range(len(words)):
+            if position == 0 or words[position] != words[distinct - 1]:
+                words[distinct] = words[position]
+                distinct += 1
+        if distinct > MAX_DISTINCT_WORDS:
+            return group, distinct
+        for position in range(begin, stop):
+            keys[position] = np.searchsorted(words[:distinct], keys[position]) + 1
+    return -1, 0
 
 
 @no_type_check
@@ -367,6 +486,11 @@ def _score_groups(keys, offsets, groups, scores):
 
 
 _SIGNATURES = {
+    _find_words: (
+        "Tuple((int64[::1], int64[::1], int64[:, ::1]))(Array(uint32, 1, 'C', readonly=True), int64[::1])"
+    ),
+    _expand: "Tuple((uint64[::1], int64[::1]))(int64[::1], int64[::1], uint64[::1], int64[::1])",
+    _renumber: "UniTuple(int64, 2)(uint64[::1], int64[::1], int64[::1])",
     _pack: "void(uint64[::1], int64[::1])",
     _score_pairs: "void(uint64[::1], int64[::1], float32[:, :, ::1])",
     _score_groups: "void(uint64[::1], int64[::1], int64[::1], float64[::1])",

@@ -33,6 +33,7 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     name = settings["estimator"]["_target_"].split(".")[-2]
     command = " ".join(["python evaluate.py", *overrides])
     report = {"run": str(run.folder), **provenance(command), "settings": settings, "metrics": found}
+    report |= {"notes": run.notes} if run.notes else {}
     path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(report, indent=2) + "\n")

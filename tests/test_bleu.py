@@ -1,6 +1,8 @@
 """Sentence BLEU against sacreBLEU itself, pair by pair; corpus BLEU, its two names and its signatures."""
 
+import itertools
 import random
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,11 +73,24 @@ def test_13a_is_sacrebleu_s_on_any_characters() -> None:
     """Words are tokenised one by one here, sentences at a time there."""
     rng = random.Random(7)
     characters = "ab1.,-&;'\"()[]{}<>/:!? \t\u00a0\u3000é中~`_^@#%*+=|\\"
-    pieces = [*characters, "&quot;", "&amp;", "<skipped>", "-\n", "\n"]
-    split, tokenise = bleu._splitter("13a"), BLEU(tokenize="13a").tokenizer
-    for _ in range(20_000):
-        sentence = "".join(rng.choices(pieces, k=rng.randint(0, 14)))
-        assert split(sentence) == tokenise(sentence.rstrip()).split(), repr(sentence)
+    pieces = [*characters, *characters, "\udc80", "😀", "&quot;", "&amp;", "<skipped>", "-\n", "\n"]
+    tokenise = BLEU(tokenize="13a").tokenizer
+    for count in (1, 2, 3, 0) * 3_000:
+        sentences = ["".join(rng.choices(pieces, k=rng.randint(0, 14))) for _ in range(count)]
+        found, starts, different = bleu._numbered(sentences, "13a")
+        expected = [tokenise(sentence.rstrip()).split() for sentence in sentences]
+        number = {token: k for k, token in enumerate(dict.fromkeys(itertools.chain(*expected)), 1)}
+        assert found.tolist() == [number[token] for tokens in expected for token in tokens], sentences
+        assert np.diff(starts).tolist() == list(map(len, expected))
+        assert different == len(number)
+
+
+def test_white_space_is_python_s() -> None:
+    every = [chr(c) for c in range(sys.maxunicode + 1)]
+    found, _, different = bleu._numbered(["".join(f"a{c}" for c in every if c != "\n")], "none")
+    spaces = [c for c in every if c.isspace() and c != "\n"]
+    assert len(found) == len(spaces) + 1
+    assert different == len(set("".join(f"a{c}" for c in every if c != "\n").split()))
 
 
 def test_multi_reference_bleu_is_sacrebleu_s() -> None:
@@ -143,6 +158,22 @@ def test_many_different_words_are_exact_up_to_the_limit() -> None:
     assert scores[0, 1] == pytest.approx(sacrebleu_score(line, [" ".join(words[::-1])], "none"), abs=1e-5)
     with pytest.raises(UserError, match="at most 65535 different words; got 65536"):
         pairwise_bleu([[line], ["another"]], "none")
+    with pytest.raises(UserError, match="65536, in the group that starts with 'w0 w1 "):
+        pairwise_bleu([["a", line], ["b", "another"]], "none")
+
+
+def test_many_words_in_few_lines_each_are_numbered_line_by_line() -> None:
+    rng = random.Random(33)
+    words = [[f"w{line}x{k}" for k in range(25)] for line in range(4000)]  # 100,000 in all
+    one, two = ([" ".join(rng.choices(some, k=20)) for some in words] for _ in range(2))
+    scores = pairwise_bleu([one, two], "none")
+    assert len({word for line in (*one, *two) for word in line.split()}) > bleu.MAX_DISTINCT_WORDS
+    for line in (0, 1700, 3999):
+        assert scores[line, 0, 1] == pytest.approx(sacrebleu_score(two[line], [one[line]], "none"), abs=1e-4)
+    alone = np.concatenate(
+        [pairwise_bleu([one[s : s + 500], two[s : s + 500]], "none") for s in range(0, 4000, 500)]
+    )
+    assert np.array_equal(scores, alone)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:

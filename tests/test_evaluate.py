@@ -171,7 +171,9 @@ def test_c_is_of_two_models_of_the_same_training_data(
     other = random_run(tmp_path / "other", "+experiment=at", "size=student", "data.vocabulary.size=70")
     large = random_run(tmp_path / "large", "+experiment=at", "sizes.base.d_ff=512")
     run = opened(nat)
-    with pytest.raises(UserError, match=r"trained on the same data; vanilla_raw.* has learned from \d+ pairs"):
+    with pytest.raises(
+        UserError, match=r"trained on the same data; vanilla_raw.* has learned from \d+ pairs"
+    ):
         TotalCorrelation(at=str(fewer))(run)
     with pytest.raises(UserError, match="the same vocabularies"):
         TotalCorrelation(at=str(other))(run)

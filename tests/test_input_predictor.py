@@ -21,6 +21,7 @@ from mple.estimator.input_loss import InputLoss as Estimate
 from mple.evaluation.confidence import Confidence
 from mple.evaluation.finished import Finished
 from mple.evaluation.input_loss import InputLoss, input_information
+from mple.evaluation.mple import MPLE
 from mple.input_predictor import PredictorJob
 from mple.proxy_input import ProxyInput
 from mple.proxy_input.blank import Blank
@@ -28,7 +29,7 @@ from mple.proxy_input.fixed_mask import FixedMask
 from mple.proxy_input.glancing import Glancing
 from mple.proxy_input.uniform_mask import UniformMask
 from mple.trained import load
-from tests.runs import CONF, job, random_run, sentences
+from tests.runs import CONF, distil_at_random, job, random_run, sentences
 
 SMALL = ["trainer.accelerator=cpu", "updates=4", "log_every=2", "valid_every=2", "optimizer.warmup_steps=2"]
 
@@ -198,6 +199,30 @@ def test_l_input_is_that_of_each_sentence_alone_in_the_order_of_the_corpus(
     bits = found.nats.sum() / found.tokens.sum() / math.log(2)
     assert InputLoss(split)(run)["input_loss_bits_per_token"] == pytest.approx(bits)
     assert found.revealed.sum() > 0
+
+
+@pytest.mark.parametrize("experiment", ["cmlm", "glat_kd", "axe_cmlm"])
+def test_l_mple_of_an_input_that_hints(experiment: str, tmp_path: Path) -> None:
+    """Its L_NAT is that of the run's validation, its L_input that of `estimator=input_loss`."""
+    made = Finished.open(random_run(tmp_path, f"+experiment={experiment}"), "cpu")
+    ready()
+    distil_at_random(made.job)
+    vanilla = random_run(tmp_path, "+experiment=vanilla_raw", seed=1)
+    predictor(made.folder, vanilla).execute()
+    run = opened(made.folder)
+    found = MPLE(beta=0.3)(run)
+    given = InputLoss()(run)["input_loss_bits_per_token"]
+    assert found["input_loss_bits_per_token"] == pytest.approx(given) != 0
+    means = [
+        run.module.measure(batch)["nat_loss_proxy_bits_per_token"]
+        for batch in run.batches_with_candidates("valid")
+    ]
+    loss = sum(float(mean.total) for mean in means) / sum(float(mean.count) for mean in means)
+    assert found["nat_loss_bits_per_token"] == pytest.approx(loss, rel=1e-5)
+    total = loss - 0.3 * found["similarity"] + given
+    assert found["mple_loss_bits_per_token"] == pytest.approx(total, rel=1e-5)
+    low, high = (found[f"input_loss_{end}_bits_per_token"] for end in ("low", "high"))
+    assert low < given < high
 
 
 def test_a_blank_input_has_none_by_definition(

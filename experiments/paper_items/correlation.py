@@ -80,11 +80,18 @@ def points(library: Library, rows: dict[str, str], is_sampled: bool = False) -> 
         nat = of_metrics(measured, "nat_loss", "bits_per_token")
         similarity = of_metrics(measured, "similarity")
         given = of_metrics(measured, "input_loss", "bits_per_token") or Number({0: 0.0})
-        if bleu and nat and similarity:
-            methods.append(MpleLoss(label, nat.mean, similarity.mean, bleu.mean, given.mean))
-            for seed in nat.values.keys() & similarity.values.keys() & bleu.values.keys():
-                loss, near, score = (number.values[seed] for number in (nat, similarity, bleu))
-                runs.append(MpleLoss(label, loss, near, score, given.values.get(seed, given.mean)))
+        if not (bleu and nat and similarity):
+            continue
+        of_seeds = [
+            MpleLoss(
+                *(label, nat.values[seed], similarity.values[seed], bleu.values[seed]),
+                given.values.get(seed, given.mean),
+            )
+            for seed in sorted(nat.values.keys() & similarity.values.keys() & bleu.values.keys())
+        ]
+        if of_seeds:  # each number of the same runs
+            methods += MpleTable(tuple(of_seeds)).averaged().rows
+            runs += of_seeds
     return Points(tuple(methods), tuple(runs))
 
 

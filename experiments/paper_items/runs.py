@@ -404,8 +404,9 @@ class Library:
         language = self.study.data.rpartition("-")[2]
         root = option.removeprefix("data.root=")
         paths = ",".join(f"{root}/descriptions.val.{k}.{language}.gz" for k in range(1, 6))
-        references = (f"estimator.references.paths=[{paths}]", "estimator.references.allow_leak=true")
-        return Evaluation("mple", ("estimator/references=files", *references), _has_files)
+        references = {"paths": f"[{paths}]", "label": "descriptions", "allow_leak": "true"}
+        overrides = (f"estimator.references.{name}={value}" for name, value in references.items())
+        return Evaluation("mple", ("estimator/references=files", *overrides), _has_files)
 
     def folder(self, training: Training, run: Finished) -> str:
         """Where the weights of a run are. Where only its record is left, its training is noted as missing."""

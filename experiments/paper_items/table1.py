@@ -152,8 +152,21 @@ def picture(lines: Sequence[Line]) -> Figure:
     return against_exact(lines) if has_exact else plots.versus(lines, COLUMNS)
 
 
+def realised(library: Library, of: Dataset) -> str | None:
+    """What was done to the words of a synthetic source; None of other data, or where no run says it."""
+    for run in library.all():
+        if run.data == of.name and (splits := run.record.get("realised")):
+            said = []
+            for split, rates in splits.items():
+                parts = (f"{rate:.1f} % {kind.removesuffix('_percent')}" for kind, rate in rates.items())
+                said.append(f"{split} {', '.join(parts)}")
+            return f"{of.label}, words of the source: {'; '.join(said)}"
+    return None
+
+
 def make(library: Library) -> Item:
     lines = tuple(line(library, of) for of in datasets(library))
+    rates = tuple(filter(None, (realised(library, of) for of in datasets(library))))
     return Item(
         name="table1",
         title="Table 1: conditional total correlation and the gap between AT and NAT",
@@ -166,7 +179,7 @@ def make(library: Library) -> Item:
         columns=COLUMNS,
         lines=lines,
         figure=partial(picture, lines),
-        notes=tuple(library.notes),
+        notes=(*library.notes, *rates),
         missing=tuple(library.missing),
         data=library.study.data,
     )

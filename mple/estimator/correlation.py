@@ -30,8 +30,8 @@ class CorrelationReport:
     """What `ObjectiveCorrelation` finds. All r are signed: a loss that falls as BLEU rises has r < 0.
 
     A part that is the same in all rows has no r and is absent from `parts`; `without` lacks it too, since
-    leaving it out changes nothing. Where S̄ is the same in all rows β cannot matter, and `best_beta` is the
-    first of them.
+    leaving it out changes nothing. `best_beta` has the lowest r, the first where S̄ is the same in all rows
+    and β cannot matter. Both p are two-sided: of |r|, and of the largest |r| of any β.
     """
 
     beta: float
@@ -107,7 +107,7 @@ class ObjectiveCorrelation:
             parts={name: pearson(values, bleu) for name, values in varied.items()},
             without=_without(total, varied, bleu),
             curve=curve,
-            best_beta=max(curve, key=lambda beta: round(abs(curve[beta]), 9)),
+            best_beta=min(curve, key=lambda beta: round(curve[beta], 9)),
             p_of_best=self.permutation.p_value_of_best(rows, bleu),
         )
 

@@ -21,7 +21,6 @@ from mple.estimator.confidence import Confidence as Found
 from mple.estimator.confidence import decode_default, decode_sampled
 from mple.estimator.paired_bleu import bleu_difference, counts
 from mple.evaluation.finished import Finished
-from mple.launch import console
 from mple.model.nat import NAT
 
 
@@ -54,9 +53,7 @@ class Confidence:
         if proxy is None:
             raise UserError(f"decoding confidence is of a NAT; {run.name} is autoregressive")
         if proxy.input.law == "none":
-            console.print(
-                "Z is never anything but Z*: log P(Z* | X) is 0 by definition, and nothing is sampled"
-            )
+            run.note("Z is never anything but Z*: log P(Z* | X) is 0 by definition, and nothing is sampled")
             return self._of("default", run, Argmax(), decode_default)[0]
         distribution = run.input_distribution(self.decoding.input_predictor)
         sampling = self.decoding.prepared(distribution=distribution)

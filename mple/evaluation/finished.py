@@ -16,7 +16,7 @@ from mple import start
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.decoding.input_sampling import InputSampling
-from mple.launch import Job
+from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
 from mple.trained import check_targets, find_input_predictor, load_input_distribution, read_json
@@ -45,6 +45,7 @@ class Finished:
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.metrics = read_json(folder / "metrics.json", "experiment", "key", "seed")
+        self.notes: list[str] = []
 
     @staticmethod
     def open(path: str | Path, device: str | None = None, key: str = "run") -> "Finished":
@@ -87,6 +88,11 @@ class Finished:
         if not isinstance(found, DictConfig) or not found:
             raise UserError(f"{path} must be the configuration of a run; it is that of something else")
         return found
+
+    def note(self, text: str) -> None:
+        """Say what a number does not, such as its references; the report of an evaluation keeps it."""
+        self.notes.append(text)
+        console.print(text)
 
     @property
     def name(self) -> str:

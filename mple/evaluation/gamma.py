@@ -23,7 +23,9 @@ from mple.proxy_target.dynamic_kd import DynamicKD
 
 @dataclass(frozen=True)
 class Gamma:
-    """The γ that minimises the real L̂_target of the candidates it picks, on the validation split.
+    """The γ that minimises the real L̂_target of the candidates it picks, on the validation split, the only
+    one but training that teachers have said. References of a test set (Ott et al.'s) are tuned on by a run
+    whose data have that set for validation: data.source.splits.valid=test data.source.splits.test=validation.
 
     search: `line` is exact along lines, `grid` the paper's 1 to 3 in steps of 0.1.
     references: must be several a sentence, or known exactly.
@@ -69,7 +71,7 @@ class Gamma:
                 )
             truth[:, k] = found.values
         has_references = np.isfinite(truth).all(1)
-        console.print(f"references: {found.note}")
+        run.note(f"references: {found.note}")
         fit = GammaTuning(self.search, self.folds, self.seed)(
             candidates.names,
             np.asarray(candidates.scores)[has_references],

@@ -15,7 +15,6 @@ from mple.checks import UserError
 from mple.estimator.input_loss import LAWS, InputInformation, no_hint
 from mple.estimator.input_loss import InputLoss as Estimate
 from mple.evaluation.finished import Finished
-from mple.launch import console
 from mple.modules.non_autoregressive import NonAutoregressive
 from mple.types import Batch
 
@@ -44,7 +43,7 @@ class InputLoss:
 
     def __call__(self, run: Finished) -> dict[str, float]:
         found = self.information(run)
-        console.print(f"L_input: {found.note}")
+        run.note(f"L_input: {found.note}")
         return found.metrics()
 
     def information(self, run: Finished) -> InputInformation:

@@ -23,7 +23,6 @@ from mple.estimator.statistics import Bootstrap
 from mple.evaluation.finished import Finished
 from mple.evaluation.input_loss import input_information
 from mple.evaluation.references import Known, References
-from mple.launch import console
 from mple.modules.non_autoregressive import NonAutoregressive
 
 
@@ -61,8 +60,8 @@ class MPLE:
         hint = input_information(run, self.split, self.input_predictor)  # complains before the long part
         drawn = draw_targets(run, self.split)
         similarity = self.references.similarity(run, self.split, drawn.texts)
-        console.print(f"L_target: {similarity.note}")
-        console.print(f"L_input: {hint.note}")
+        run.note(f"L_target: {similarity.note}")
+        run.note(f"L_input: {hint.note}")
         is_scored = np.isfinite(similarity.values)
         scored, scores = is_scored.astype(np.float64), np.where(is_scored, similarity.values, 0.0)
         tokens, bits = drawn.tokens.astype(np.float64), 1 / math.log(2)

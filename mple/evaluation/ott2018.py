@@ -57,8 +57,10 @@ class Ott2018:
 
     Source: Sec. 4 Metrics, "10 … extra human-annotated references for En-De" of Ott et al., 2018, "Analyzing
     Uncertainty in Neural Machine Translation". Public are 500 sentences of newstest2014, the test split of
-    WMT14; a distilled T is there for "valid" only. R9 is T verbatim in 47% of them (S̄ 75; the others' is 23
-    to 39), which the paper does not mention; S̄ of raw targets depends on it, see experiments/LOG.md.
+    WMT14; a distilled T is there for "valid" only, which is that split for a run that was trained with
+    data.source.splits.valid=test data.source.splits.test=validation. R9 is T verbatim in 47% of them (S̄ 75;
+    the others' is 23 to 39), which the paper does not mention; S̄ of raw targets depends on it, see
+    experiments/LOG.md.
     """
 
     path: str | None = None

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from mple import checks
 from mple.checks import UserError
-from mple.data.text import lines_of
+from mple.data.text import file_sha256, lines_of
 from mple.estimator.target_distortion import TargetDistortion, check_leak
 from mple.evaluation.finished import Finished
 
@@ -73,6 +73,7 @@ class Files:
     """Further references in files, plain or `.gz`, that go line by line with the split's raw files.
 
     paths: the files; a line may hold several references with tabs between them, an empty one none.
+    label: what they are, in the note: "references", or "descriptions" of an image, which translate nothing.
     min_references: of sentences with fewer nothing is measured.
     allow_leak: measure though sources of the split are sources of training.
 
@@ -82,6 +83,7 @@ class Files:
     """
 
     paths: tuple[str, ...] | list[str] = ()
+    label: str = "references"
     min_references: int = 2
     allow_leak: bool = False
 
@@ -89,6 +91,10 @@ class Files:
         checks.whole("estimator.references.min_references", self.min_references, 1)
         if not self.paths:
             raise UserError("estimator.references.paths must name at least one file of references; got none")
+
+    def inputs(self) -> dict[str, str]:
+        """The files by their content, which is in the key of a report: another content is another report."""
+        return {f"sha256 of file {k}": file_sha256(Path(path)) for k, path in enumerate(self.paths, 1)}
 
     def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
         source: Any = run.job.source
@@ -116,7 +122,7 @@ class Files:
         _, sources, own = run.data.text(split)
         trained = (src for _, src, _ in source.pairs("train"))
         leaked = check_leak(sources, trained, self.allow_leak)
-        note = f"{len(self.paths)} files of references" + (f", {leaked} leaked sources" if leaked else "")
+        note = f"{self.label} in {len(self.paths)} files" + (f", {leaked} leaked sources" if leaked else "")
         return of_several(_others(every, own), targets, run.data.tokenize, self.min_references, note)
 
 

@@ -69,7 +69,7 @@ class Refinement:
         ]
         show(rows)
         if below := [str(row[0]) for row in rows if row[-1] < 0]:
-            console.print(
+            run.note(
                 f"C_i is never below 0, so at step {', '.join(below)} the estimate is off: the model's "
                 "predictions contradict each other, perhaps for want of Z that reveal so much in training"
             )

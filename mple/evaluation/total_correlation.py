@@ -16,7 +16,6 @@ from mple.checks import UserError
 from mple.estimator.total_correlation import SentenceLosses
 from mple.estimator.total_correlation import TotalCorrelation as Estimate
 from mple.evaluation.finished import Finished
-from mple.launch import console
 from mple.modules.autoregressive import AutoregressiveModule
 from mple.modules.non_autoregressive import NonAutoregressive
 from mple.proxy_target import TextTarget, laid_out
@@ -71,7 +70,7 @@ class TotalCorrelation:
         difference = other.metrics["test"]["tokenised_bleu"] - run.metrics["test"]["tokenised_bleu"]
         share = other.metrics["parameters"] / run.metrics["parameters"]
         if not 0.8 <= share <= 1.25:
-            console.print(
+            run.note(
                 f"C is of two models of one size; {other.name} has {100 * share:.0f} % of the parameters of "
                 f"{run.name}"
             )
@@ -82,7 +81,7 @@ class TotalCorrelation:
 def _check_trained_alike(run: Finished, other: Finished) -> None:
     """
     Raises:
-        UserError: other vocabularies or other training data, with which a difference in loss is none of models.
+        UserError: other vocabularies or training data, with which a difference in loss is none of models.
     """
     one, two = (of.data.corpus("train") for of in (run, other))
     if (one.src_fingerprint, one.tgt_fingerprint) != (two.src_fingerprint, two.tgt_fingerprint):

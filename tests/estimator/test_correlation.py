@@ -82,6 +82,15 @@ def test_a_constant_part_has_no_r() -> None:
     assert report.best_beta == BETAS[0]
 
 
+def test_the_best_beta_is_one_with_which_a_smaller_loss_goes_with_more_bleu() -> None:
+    """The strongest r here is that of the smallest β, with the wrong sign."""
+    numbers = zip((1.0, 2.0, 3.0, 4.0), (10.0, 9.0, 13.0, 14.0), strict=True)
+    rows = [MpleLoss(str(bleu), bleu, similarity, bleu, 0.0) for bleu, similarity in numbers]
+    report = ObjectiveCorrelation(bootstrap=FAST)(MpleTable(tuple(rows)))
+    assert max(report.curve, key=lambda beta: abs(report.curve[beta])) == BETAS[0]
+    assert report.curve[BETAS[0]] > 0 > report.curve[report.best_beta] == min(report.curve.values())
+
+
 def test_choosing_beta_is_paid_for() -> None:
     report = report_on(7)
     assert report.best_beta == 0.25

@@ -380,6 +380,9 @@ class TestEvaluate:
         text = json.loads(report.read_text())
         assert text["metrics"] == found
         assert text["settings"]["estimator"]["references"]["path"] == path
+        (of_target, of_input) = text["notes"]
+        assert of_target.startswith("L_target: refs.gz has 7 of 10 sources")
+        assert of_input.startswith("L_input: 0 by definition")
         assert "refs.gz has 7 of 10 sources" in " ".join(capsys.readouterr().out.split())
         few, other = self.measure(
             folder, f"estimator.references.path={path}", "estimator.references.near_copy=60"

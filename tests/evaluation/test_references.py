@@ -1,6 +1,7 @@
 """References: lined up with the sentences that are kept, compared by sacreBLEU, exact on the grammar."""
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,41 @@ def test_a_file_of_another_length_is_refused(run: Finished, tmp_path: Path) -> N
         Files()
     with pytest.raises(UserError, match="none of 10 has them"):
         Files((lines(tmp_path / "one", TARGETS),), allow_leak=True).similarity(run, "valid", TARGETS)
+
+
+def test_files_of_a_source_that_does_not_know_its_size(tmp_path: Path) -> None:
+    """A folder of Parquet files or the like has to be read for that."""
+    run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=hub_layout(tmp_path / "hub")))
+    assert run.job.source.size("valid") is None
+    texts = [sentences(COUNT, seed=seed, words=["a", "dog", "runs"]) for seed in (1, 2)]
+    fit = Files([lines(tmp_path / f"fit{k}", some) for k, some in enumerate(texts)], "descriptions", 1, True)
+    assert fit.similarity(run, "valid", TARGETS).note.startswith("descriptions in 2 files")
+    for count in (COUNT - 1, COUNT + 1):
+        path = lines(tmp_path / str(count), sentences(count, words=["a", "dog"]))
+        with pytest.raises(UserError, match=rf"with the 10 lines of the split valid; {path} has {count}"):
+            Files((path,)).similarity(run, "valid", TARGETS)
+
+
+def hub_layout(root: Path) -> tuple[str, ...]:
+    """The overrides that read a corpus in the hub's layout, with a configuration and JSON lines."""
+    root.mkdir()
+    splits = {"train": 300, "validation": COUNT, "test": COUNT}
+    files = "".join(f"      - {{split: {name}, path: {name}.jsonl}}\n" for name in splits)
+    (root / "README.md").write_text(f"---\nconfigs:\n  - config_name: de-en\n    data_files:\n{files}---\n")
+    for seed, (name, count) in enumerate(splits.items()):
+        pairs = zip(sentences(count, seed), sentences(count, seed + 9), strict=True)
+        rows = (json.dumps({"translation": {"de": src, "en": tgt}}) + "\n" for src, tgt in pairs)
+        (root / f"{name}.jsonl").write_text("".join(rows))
+    return ("data=wmt14_en_de", f"data.root={root}", "data.vocabulary.size=90", "budget=mini")
+
+
+def test_a_report_is_of_the_files_content(run: Finished, tmp_path: Path) -> None:
+    paths = [lines(tmp_path / "a", TARGETS), lines(tmp_path / "b", TARGETS)]
+    before = Files(paths).inputs()
+    lines(tmp_path / "b", TARGETS[::-1])
+    assert Files(paths).inputs() != before
+    lines(tmp_path / "b", TARGETS)
+    assert Files(paths).inputs() == before
 
 
 def test_sources_that_were_trained_on_are_refused(tmp_path: Path) -> None:

@@ -40,6 +40,17 @@ def test_a_method_of_several_seeds_is_one_point_and_its_runs_are_others(tmp_path
     assert any(note.startswith("over all 6 runs") for note in found.notes(0.2, "BLEU"))
 
 
+def test_seeds_that_were_not_measured_do_not_count(tmp_path: Path) -> None:
+    for place, name in enumerate(("vanilla_raw", "vanilla_kd", "axe_tau1")):
+        for seed in (1, 2):
+            run = fake.make_run(tmp_path, name, seed, bleu=20.0 + place + 10 * seed)
+            if seed == 1:
+                metrics = fake.ends("nat_loss", "bits_per_token", 3.0 - place, 0.1)
+                fake.evaluate(run, "mple", **metrics, similarity=30.0 + place)
+    found = correlation.points(Library(Study(tmp_path)), table2.ROWS)
+    assert [row.bleu for row in found.rows] == pytest.approx([30, 31, 32])
+
+
 def test_two_methods_have_no_r(tmp_path: Path) -> None:
     for name in ("vanilla_raw", "vanilla_kd"):
         run = fake.make_run(tmp_path, name)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,16 @@ def test_where_c_is_known_the_picture_sets_the_estimate_against_it(tmp_path: Pat
     assert not valid.lines
     without = [Line("text", {table1.C: Cell(2.5, Number({1: 2.0}))})]
     assert table1.picture(without).axes[0].get_title() == table1.C
+
+
+def test_table_1_says_what_was_done_to_a_synthetic_source(tmp_path: Path) -> None:
+    run = fake.make_run(tmp_path, "vanilla_raw", data="synthetic_a_en", overrides="data=synthetic_a")
+    library = Library(Study(tmp_path, data="multi30k_de-en", root="ROOT"))
+    assert not any("words of the source" in note for note in table1.make(library).notes)
+    record = json.loads((run / "metrics.json").read_text())
+    rates = {"replaced_percent": 49.97, "changed_percent": 49.9, "dropped_percent": 0.0}
+    record["realised"] = {"train": rates}
+    (run / "metrics.json").write_text(json.dumps(record))
+    item = table1.make(Library(Study(tmp_path, data="multi30k_de-en", root="ROOT")))
+    said = "Synthetic A, words of the source: train 50.0 % replaced, 49.9 % changed, 0.0 % dropped"
+    assert said in item.notes

@@ -386,7 +386,9 @@ class TestLengthPredictor:
 
     @NORMS
     @pytest.mark.parametrize("rows", [[0, 0, 1, 2, 2, 2], [2, 0], [1, 2, 0], [1, 1, 1, 1]])
-    def test_canvases_that_share_a_sentence_are_decoded_as_with_copies(self, norm: str, rows: list[int]) -> None:
+    def test_canvases_that_share_a_sentence_are_decoded_as_with_copies(
+        self, norm: str, rows: list[int]
+    ) -> None:
         model = nat(norm=norm, encoder_layers=2)
         generator = torch.Generator().manual_seed(1)
         lengths = torch.randint(1, 7, (len(rows),), generator=generator)
