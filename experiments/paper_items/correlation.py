@@ -71,7 +71,8 @@ def sampled(library: Library, training: Training) -> Number | None:
 
 def points(library: Library, rows: dict[str, str], is_sampled: bool = False) -> Points:
     """The methods of a table that were measured; with `is_sampled`, BLEU is that of input sampling."""
-    methods, runs = [], []
+    methods: list[MpleLoss] = []
+    runs: list[MpleLoss] = []
     for label, experiment in rows.items():
         training = Training(experiment)
         measured = library.measured(training, MPLE)
