@@ -107,8 +107,13 @@ def exact(library: Library, of: Dataset) -> Number | None:
 def exact_c(p: float) -> float:
     """C of the test sources of the grammar whose modes all have the probability `p`, bits per token."""
     grammar = Grammar(order=p, formality=p, tense=p, separable=p)
-    sources = [source for _, source, _ in GrammarSource(grammar).pairs("test")]
-    return grammar.corpus_information(sources).metrics()["total_correlation_bits_per_token"]
+    return grammar.corpus_information(sources_of_test()).metrics()["total_correlation_bits_per_token"]
+
+
+@cache
+def sources_of_test() -> tuple[str, ...]:
+    """The grammar's test sources, which are the same for all probabilities of its modes."""
+    return tuple(source for _, source, _ in GrammarSource(Grammar()).pairs("test"))
 
 
 def line(library: Library, of: Dataset) -> Line:
