@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mple.model.nat import NAT
@@ -71,9 +73,9 @@ def random_logits(seed: int = 0) -> Tensor:
     return 2 * torch.randn(12, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
 
-def adversary() -> NAT:
+def adversary(seed: int = 0) -> NAT:
     """At every position, pad's beyond the canvas too, a special symbol is far likelier than any word."""
-    logits = random_logits()
+    logits = random_logits(seed)
     for position in range(len(logits)):
         logits[position, SPECIAL[position % len(SPECIAL)]] += 40
     return saying(logits)
@@ -85,40 +87,59 @@ def pairs() -> list[Proxy]:
     return found + [InputFirst(t, i) for t, i in itertools.product(aligned, INPUTS.values())]
 
 
-def test_specials_are_never_aligned_masked_or_glanced() -> None:
-    model = adversary()
-    look = snapshot_of(model, BATCH)
+def test_the_adversary_prefers_specials() -> None:
+    look = snapshot_of(adversary(), BATCH)
     assert set(look.predictions[BATCH.tgt_tokens != PAD].tolist()) == set(SPECIAL)
-    for proxy in pairs():
-        target, inputs, seen = proxy(BATCH, snapshot_of(model, BATCH))
-        counts, text = target.counts, target.reference
-        lengths = (text != PAD).sum(1)
-        assert torch.equal(target.lengths, lengths), proxy
-        assert (counts == (torch.arange(counts.shape[1]) < lengths.unsqueeze(1))).all(), proxy
-        assert (target.tokens[~counts] == PAD).all(), proxy
-        allowed = text.unsqueeze(1) == target.tokens.unsqueeze(2)  # (B, L, T): which word of R each is
-        is_said = (allowed & (text != PAD).unsqueeze(1)).any(2) | (
-            (target.tokens == BLANK) & proxy.says_blank
-        )
-        assert is_said[counts].all(), proxy
-        if target.penalty is not None:
-            due = target.penalty.weights > 0
-            assert (due <= (text != PAD)[:, : due.shape[1]]).all(), proxy
-            assert (target.penalty.tokens[due] >= CONTENT).all(), proxy
-            assert counts.gather(1, target.penalty.positions)[due].all(), proxy
 
-        assert not (inputs.revealed & ~counts).any(), proxy
-        assert (inputs.tokens[counts & ~inputs.revealed] == MASK).all(), proxy
-        assert (inputs.tokens[~counts] == PAD).all(), proxy
-        shown = inputs.tokens[inputs.revealed]
-        assert torch.equal(shown, target.tokens[inputs.revealed]), proxy
-        for name in set(inputs.log) & set(DISTANCES):  # nothing is right, and bos or eos are not beside it
-            assert inputs.log[name].value() <= 1, proxy
-            if name == "hamming":
-                assert inputs.revealed.sum(1).tolist() == (lengths // 2).tolist(), proxy
-        loss = CrossEntropy(0.0)(seen.decode(inputs), target, inputs)
-        assert float(loss["nats"].count) == int((counts & ~inputs.revealed).sum()), proxy
-        assert float(loss["nll"].count) == int(lengths.sum()), proxy
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(pairs()),
+    st.lists(st.tuples(*[st.integers(1, 8)] * 3), min_size=1, max_size=4),
+    st.integers(0, 10**6),
+)
+def test_specials_are_never_aligned_masked_or_glanced(
+    proxy: Proxy, lengths: list[tuple[int, int, int]], seed: int
+) -> None:
+    """Of sources, references and a teacher's candidates of any lengths."""
+    src, tgt, base = zip(*lengths, strict=True)
+    candidates = [list(row) for row in zip(base, tgt, strict=True)]
+    check(proxy, random_batch(src, tgt, candidates, ("base", "raw"), seed), seed)
+
+
+def test_nor_by_any_pair() -> None:
+    for proxy in pairs():
+        check(proxy, BATCH, 0)
+
+
+def check(proxy: Proxy, batch: Batch, seed: int) -> None:
+    target, inputs, seen = proxy(batch, snapshot_of(adversary(seed), batch))
+    counts, text = target.counts, target.reference
+    lengths = (text != PAD).sum(1)
+    assert torch.equal(target.lengths, lengths), proxy
+    assert (counts == (torch.arange(counts.shape[1]) < lengths.unsqueeze(1))).all(), proxy
+    assert (target.tokens[~counts] == PAD).all(), proxy
+    allowed = text.unsqueeze(1) == target.tokens.unsqueeze(2)  # (B, L, T): which word of R each is
+    is_said = (allowed & (text != PAD).unsqueeze(1)).any(2) | ((target.tokens == BLANK) & proxy.says_blank)
+    assert is_said[counts].all(), proxy
+    if target.penalty is not None:
+        due = target.penalty.weights > 0
+        assert (due <= (text != PAD)[:, : due.shape[1]]).all(), proxy
+        assert (target.penalty.tokens[due] >= CONTENT).all(), proxy
+        assert counts.gather(1, target.penalty.positions)[due].all(), proxy
+
+    assert not (inputs.revealed & ~counts).any(), proxy
+    assert (inputs.tokens[counts & ~inputs.revealed] == MASK).all(), proxy
+    assert (inputs.tokens[~counts] == PAD).all(), proxy
+    shown = inputs.tokens[inputs.revealed]
+    assert torch.equal(shown, target.tokens[inputs.revealed]), proxy
+    for name in set(inputs.log) & set(DISTANCES):  # nothing is right, and bos or eos are not beside it
+        assert inputs.log[name].value() <= 1, proxy
+        if name == "hamming":
+            assert inputs.revealed.sum(1).tolist() == (lengths // 2).tolist(), proxy
+    loss = CrossEntropy(0.0)(seen.decode(inputs), target, inputs)
+    assert float(loss["nats"].count) == int((counts & ~inputs.revealed).sum()), proxy
+    assert float(loss["nll"].count) == int(lengths.sum()), proxy
 
 
 def swapped(tokens: Tensor, word: int) -> Tensor:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mple.checks import UserError
@@ -160,6 +162,77 @@ def test_three_tokens_by_hand() -> None:
     assert loss(target, logits, inputs) == pytest.approx(1.0906, abs=5e-5)
     assert loss(reference, logits, inputs) == pytest.approx(3.0366, abs=5e-5)
     assert target.log["moved"].value() == pytest.approx(2 / 3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.integers(1, 25),
+    st.sampled_from(["random", "ties", "alike", "wide", "negative"]),
+    st.floats(0, 1),
+    st.integers(0, 10**6),
+)
+def test_the_least_cost_is_scipy_s(rows: int, length: int, kind: str, share: float, seed: int) -> None:
+    """Of any costs, with any positions free; the order is SciPy's where no other is as good."""
+    draw = np.random.default_rng(seed)
+    costs = draw.exponential(5.0, (rows, length, length)).astype(np.float32)
+    if kind == "ties":
+        costs = np.floor(costs / 5)
+    elif kind == "alike":
+        costs[:] = costs[:, :1]
+    elif kind == "wide":
+        costs = np.exp(2 * costs).clip(max=1e6)
+    elif kind == "negative":
+        costs = -costs
+    free = draw.random((rows, length)) < share
+    junk = np.where(free[:, :, None] & free[:, None, :], costs, np.nan)
+    order = assignment(torch.tensor(junk), torch.tensor(free)).numpy()
+    for own, row, cost in zip(order, free, costs.astype(np.float64), strict=True):
+        (places,) = row.nonzero()
+        assert (own[~row] == np.arange(length)[~row]).all()
+        assert sorted(own[places]) == places.tolist()
+        token, position = linear_sum_assignment(cost[np.ix_(places, places)])
+        least = cost[places[token], places[position]].sum()
+        assert cost[own[places], places].sum() == pytest.approx(least, rel=1e-9, abs=1e-9)
+        if kind in ("random", "negative"):
+            assert (own[places[position]] == places[token]).all()
+
+
+def test_no_sentence_or_no_position_has_an_order() -> None:
+    for shape in ((0, 4), (3, 0)):
+        found = assignment(torch.zeros(*shape, shape[1]), torch.zeros(shape, dtype=torch.bool))
+        assert found.shape == shape
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(CONTENT, CONTENT + 5), min_size=1, max_size=7), min_size=1, max_size=4),
+    st.integers(0, 10**6),
+    st.sampled_from([1.0, 30.0]),
+    st.sampled_from([None, 0.05]),
+)
+def test_gradients_are_finite_and_those_of_the_loss_gathered_again(
+    texts: list[list[int]], seed: int, scale: float, truncation: float | None
+) -> None:
+    width = max(map(len, texts))
+    tokens = torch.tensor([text + [PAD] * (width - len(text)) for text in texts])
+    logits = scale * random_logits(tokens, seed)
+    revealed = (tokens != PAD) & (torch.arange(width) % 3 == 1)
+    look, reference, inputs = saying(logits, tokens, revealed)
+    oaxe = OaXE(Raw(), truncation, None if truncation is None else "probability")
+    target = oaxe.align(reference, look)
+    is_trained = target.counts & ~revealed
+    if target.truncated is not None:
+        is_trained = is_trained & ~target.truncated
+    own, again = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    CrossEntropy(0.1)(output_of(own), target, inputs)["nats"].total.backward()
+    log_probs = again.log_softmax(-1)
+    nll = -log_probs.gather(2, target.tokens.unsqueeze(2)).squeeze(2)
+    (0.9 * nll - 0.1 * log_probs.mean(-1))[is_trained].sum().backward()
+    assert own.grad is not None
+    assert again.grad is not None
+    assert own.grad.isfinite().all()
+    torch.testing.assert_close(own.grad, again.grad)
 
 
 @settings(max_examples=50, deadline=None)
