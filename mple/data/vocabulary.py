@@ -88,12 +88,20 @@ class Vocabulary(ABC):
         return self.decode_all([ids])[0]
 
 
+def _named(token: str) -> str:
+    """A name that no text contains: SentencePiece cuts the sample wherever a special symbol's name occurs."""
+    return f"\ue000{token}\ue001"
+
+
 class SentencePieceVocabulary(Vocabulary):
     """Byte pair encoding by SentencePiece without normalisation: decode(encode(text)) is the text itself.
 
     Exceptions: characters that the training sample lacks become ⁇ (never with byte fallback), and "▁"
     (U+2581), SentencePiece's own sign, comes back as a space. `segment="jieba"` splits Chinese into words
     first; decoding joins them again without spaces, and keeps the spaces of the original.
+
+    Raises:
+        UserError: a model that was learned elsewhere and lacks a special symbol.
     """
 
     kind = "bpe"
@@ -101,6 +109,12 @@ class SentencePieceVocabulary(Vocabulary):
     def __init__(self, model: bytes, segment: str | None = None):
         self.model, self.segment = model, segment
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces = [self._processor.id_to_piece(i) for i in range(_NUM_SPECIAL)]
+        if missing := [t for t, piece in zip(SPECIAL_TOKENS, pieces, strict=True) if piece != _named(t)]:
+            raise UserError(
+                f"a SentencePiece vocabulary must begin with the special symbols "
+                f"{', '.join(SPECIAL_TOKENS)}, as data.vocabulary makes it; it lacks {', '.join(missing)}"
+            )
 
     def __len__(self) -> int:
         return len(self._processor)
@@ -261,8 +275,7 @@ class BPE:
         )
 
     def _train(self, sentences: list[str]) -> bytes:
-        # Names that no text contains: SentencePiece cuts the sample wherever a special symbol's name occurs.
-        pad, bos, eos, unk, mask, blank = (f"\ue000{token}\ue001" for token in SPECIAL_TOKENS)
+        pad, bos, eos, unk, mask, blank = map(_named, SPECIAL_TOKENS)
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

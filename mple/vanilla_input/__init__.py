@@ -30,9 +30,10 @@ def source_of(encoder_out: EncoderOutput) -> SourceWords:
     Raises:
         ValueError: the encoder's output was made without the source's words.
     """
-    if encoder_out.source is None:
+    source = encoder_out.source  # made anew at every look where canvases share a sentence
+    if source is None:
         raise ValueError("a decoder input that copies the source needs an EncoderOutput with its `source`")
-    return encoder_out.source
+    return source
 
 
 def rank(source: SourceWords) -> Int[Tensor, "B S"]:

@@ -1,10 +1,12 @@
 """Vocabularies: text to ids to text."""
 
+import io
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from mple.checks import UserError
 from mple.data.text import LineFiles, TsvFile
@@ -70,6 +72,30 @@ def test_joint_separate_fingerprint_save(how: BPE | Words, tmp_path: Path) -> No
     loaded = load_vocabulary(tmp_path)
     assert (loaded.fingerprint, len(loaded), loaded.kind) == (src.fingerprint, len(src), src.kind)
     assert all((a == b).all() for a, b in zip(loaded.encode(words), src.encode(words), strict=True))
+
+
+def test_a_model_from_elsewhere_lacks_the_special_symbols(tmp_path: Path) -> None:
+    (own, _) = BPE(90).learn(pairs(), "de", "en")
+    own.save(tmp_path)
+    assert load_vocabulary(tmp_path).fingerprint == own.fingerprint
+    model = io.BytesIO()
+    sentences = [text for pair in pairs() for text in pair]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=90,
+        minloglevel=2,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        **{f"{token[1:-1]}_piece": f"\ue000{token}\ue001" for token in SPECIAL_TOKENS[:4]},
+        control_symbols=[f"\ue000{SPECIAL_TOKENS[MASK]}\ue001"],
+    )
+    (tmp_path / "sentencepiece.model").write_bytes(model.getvalue())
+    with pytest.raises(UserError, match=r"must begin with the special symbols .*; it lacks <blank>$"):
+        load_vocabulary(tmp_path)
 
 
 def test_words_are_ranked_and_capped() -> None:
