@@ -8,6 +8,7 @@
 Sections:
 
     training      target tokens per second, a step against the floor's, the E-step's share, peak memory
+    steps         what an update of every NAT of the tables costs beside the vanilla one's, at `budget=mini`
     alignments    the E-steps of AXE, OaXE and glancing beside a plain loss, 64 × 30 and 256 × 60, V 8,000
     distillation  a teacher's beam search, sentences per second
     bleu          sentence BLEU, pairwise and with several references, against sacreBLEU called one by one
@@ -46,6 +47,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.benchmark import Measurement, TaskSpec
 
+from experiments.paper_items import table2, table3
 from mple import bleu
 from mple.decoding.beam import Beam
 from mple.launch import Job, hardware_has_bf16, quiet
@@ -69,6 +71,8 @@ SIZE = "{d_model: 256, d_ff: 1024, encoder_layers: 3, decoder_layers: 3, num_hea
 TRAINED: tuple[str, ...] = ("at", "vanilla_raw", "glat_kd", "glat_dynkd", "axe_tau5", "oaxe_10k")
 TRAINED += ("glat_levenshtein", "glat_pref")
 TEACHERS = ("tiny", "small", "base", "big")
+STEPS: tuple[str, ...] = tuple(dict.fromkeys((*table2.ROWS.values(), *table3.ROWS.values())))
+STEPS += ("vanilla_dynkd", "vanilla_dynkd_noreg", "glat_raw", "glat_dynkd", "glat_dynkd_noreg")
 
 
 # --- inputs -------------------------------------------------------------------------------------------
@@ -99,7 +103,11 @@ def generated_text(folder: Path, pairs: int, seed: int = 1) -> None:
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """The data's part of a command line."""
-    common = [f"outputs={arguments.out}", f"+sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
+    common = [f"outputs={arguments.out}"]
+    if getattr(arguments, "budget", None):
+        common += [f"budget={arguments.budget}"]
+    else:
+        common += [f"+sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
     if arguments.multi30k:
         return ["data=multi30k", f"data.root={arguments.multi30k}", *common]
     folder = arguments.out / "text"
@@ -369,6 +377,39 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
         if isinstance(methods[name], Ours):
             rows[name]["peak_megabytes"] = {"median": peak_memory(name, arguments)}
     return rows
+
+
+def steps(arguments: argparse.Namespace) -> dict[str, Any]:
+    arguments = argparse.Namespace(**vars(arguments), budget="mini")
+    methods = {name: Ours(name, arguments) for name in arguments.experiments or STEPS}
+    methods.setdefault("vanilla_raw", Ours("vanilla_raw", arguments))
+    updates = some_updates(methods["vanilla_raw"].job, arguments.updates + 1)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in track(range(arguments.rounds), "steps, rounds", console=console):
+        for name, method in methods.items():
+            seconds[name].append(float(np.mean(method.run(updates)[0][1:])))  # the first update warms up
+    vanilla = np.array(seconds["vanilla_raw"])
+    return {
+        name: {
+            "milliseconds": summary([1000 * value for value in found]),
+            "times_vanilla_step": summary(list(np.array(found) / vanilla)),
+        }
+        for name, found in seconds.items()
+    }
+
+
+def show_steps(rows: dict[str, Any]) -> list[list[str]]:
+    table = [["", "ms an update", "× vanilla step"]]
+    for name, row in rows.items():
+        spent, times = row["milliseconds"], row["times_vanilla_step"]
+        table.append(
+            [
+                name,
+                f"{spent['median']:,.0f} ({spent['low']:,.0f}–{spent['high']:,.0f})",
+                f"{times['median']:.2f} ({times['low']:.2f}–{times['high']:.2f})",
+            ]
+        )
+    return table
 
 
 def peak_memory(experiment: str, arguments: argparse.Namespace) -> float:
@@ -686,6 +727,7 @@ def show_memory(rows: dict[str, Any]) -> list[list[str]]:
 
 SECTIONS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[..., list[list[str]]]]] = {
     "training": (training, show_training),
+    "steps": (steps, show_steps),
     "alignments": (alignments, show_alignments),
     "distillation": (distillation, show_rates),
     "bleu": (bleu_section, show_rates),

@@ -6,16 +6,18 @@
 Paper item -> command -> the paper's number / ours -> seeds, date, machine, commit: one row an item, its first
 number or its BLEU. The rows replace those between `<!-- DATA -->` and `<!-- /DATA -->` of the page. Where it
 has `<!-- DATA runs -->` and `<!-- /DATA runs -->`, one row a configuration is written between these: of DATA,
-and of what Table 1 has beside them.
+and of what Table 1 has beside them. What an update costs beside the vanilla NAT's is read from
+results/steps_DATA.json, where that is; `python -m experiments.bench steps` has made it.
 """
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.collect import PROXY, Row, collect
+from experiments.collect import MISSING, PROXY, Row, collect
 from experiments.paper_items import item, table1
 from experiments.paper_items.item import Cell, Item
 from experiments.paper_items.runs import Library, Study
@@ -74,17 +76,28 @@ def configurations(study: Study) -> list[Row]:
     return [row for name in names if library.has(name) for row in collect(study.outputs, name)[0]]
 
 
-def run_table(rows: Sequence[Row], data: str) -> str:
+def step_costs(page: Path, data: str) -> dict[str, str]:
+    """Times the vanilla NAT's update, by experiment; none where nobody has measured it."""
+    path = page.parent / "results" / f"steps_{data}.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {name: f"{row['times_vanilla_step']['median']:.2f}" for name, row in rows.items()}
+
+
+def run_table(rows: Sequence[Row], data: str, costs: Mapping[str, str]) -> str:
     """One row a configuration, as Markdown; the command of its first seed without what all have in common,
     `data=` only for other data than `data`."""
     origin = ("machine", "date", "commit")
-    lines = [["command", "seeds", *RUN_COLUMNS, *origin], ["---"] * (2 + len(RUN_COLUMNS) + len(origin))]
+    head = ["command", "seeds", *RUN_COLUMNS, *(["× vanilla step"] if costs else []), *origin]
+    lines = [head, ["---"] * len(head)]
     for row in rows:
         given = row.runs[0].texts.get("command", "").split()[2:]
         common = COMMON if row.runs[0].data == data else COMMON[1:]
         command = " ".join(part for part in given if not part.startswith(common))
         seeds = ", ".join(str(run.seed) for run in row.runs)
         numbers = [row.cell(*column).removesuffix(" ± 0") for column in RUN_COLUMNS.values()]
+        numbers += [costs.get(row.runs[0].experiment, MISSING)] if costs else []
         lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -119,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = options.page.read_text(encoding="utf-8")
         text = replaced(text, study.data, table(items))
         if f"<!-- {study.data} runs -->" in text:
-            rows = run_table(configurations(study), study.data)
+            rows = run_table(configurations(study), study.data, step_costs(options.page, study.data))
             text = replaced(text, f"{study.data} runs", rows)
         options.page.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:

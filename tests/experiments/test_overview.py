@@ -1,5 +1,6 @@
 """The table of results is written from runs, and only between its marks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,18 @@ def test_a_page_that_asks_for_it_has_a_row_a_configuration(tmp_path: Path) -> No
     assert kd["BLEU"] == row.cell("tokenised_bleu", ".2f")
     assert "±" in kd["BLEU"]
     assert kd["commit"] == "abc1234"
+    assert "× vanilla step" not in head
+
+
+def test_what_a_step_costs_is_beside_its_row(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE + "\n<!-- grammar runs -->\n<!-- /grammar runs -->\nend\n")
+    fake.make_all(tmp_path / "runs")
+    (tmp_path / "results").mkdir()
+    rows = {"axe_tau5": {"times_vanilla_step": {"median": 1.234}}}
+    (tmp_path / "results" / "steps_grammar.json").write_text(json.dumps({"rows": rows}))
+    assert written(tmp_path) == 0
+    lines = [line for line in page.read_text().splitlines() if "`+experiment=" in line]
+    assert sum("| 1.23 |" in line for line in lines) == 1
+    assert all(("| 1.23 |" in line) == ("`+experiment=axe_tau5`" in line) for line in lines)
+    assert "| × vanilla step |" in page.read_text()
