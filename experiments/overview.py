@@ -34,11 +34,12 @@ RUN_COLUMNS = {
     "BLEU": ("tokenised_bleu", ".2f"),
     "L_NAT of T (valid)": (PROXY, ".2f"),
     "L_NAT raw (test)": ("nat_loss_raw_bits_per_token", ".2f"),
+    "valid %": ("valid_rate_percent", ".1f"),
     "repeated words %": ("repetition_rate_percent", ".1f"),
     "length ratio": ("length_ratio", ".2f"),
     "minutes": ("minutes", ".1f"),
 }
-"""Tokenised BLEU; losses in bits per token."""
+"""Tokenised BLEU; losses in bits per token. What no row has measured is left out."""
 
 
 def main_column(one: Item) -> str:
@@ -89,14 +90,15 @@ def run_table(rows: Sequence[Row], data: str, costs: Mapping[str, str]) -> str:
     """One row a configuration, as Markdown; the command of its first seed without what all have in common,
     `data=` only for other data than `data`."""
     origin = ("machine", "date", "commit")
-    head = ["command", "seeds", *RUN_COLUMNS, *(["× vanilla step"] if costs else []), *origin]
+    columns = {name: of for name, of in RUN_COLUMNS.items() if any(row.values(of[0]) for row in rows)}
+    head = ["command", "seeds", *columns, *(["× vanilla step"] if costs else []), *origin]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         given = row.runs[0].texts.get("command", "").split()[2:]
         common = COMMON if row.runs[0].data == data else COMMON[1:]
         command = " ".join(part for part in given if not part.startswith(common))
         seeds = ", ".join(str(run.seed) for run in row.runs)
-        numbers = [row.cell(*column).removesuffix(" ± 0") for column in RUN_COLUMNS.values()]
+        numbers = [row.cell(*column).removesuffix(" ± 0") for column in columns.values()]
         numbers += [costs.get(row.runs[0].experiment, MISSING)] if costs else []
         lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -23,7 +23,7 @@ from tests.runs import CONF
 VALID = {
     ("vanilla_kd",): 65,
     ("vanilla_dynkd",): 70,
-    ("axe_tau1",): 70,
+    ("axe_tau1",): 60,
     ("axe_tau5",): 70,
     ("axe_tau10",): 70,
     # OaXE repairs what it starts from, which at this scale is nothing before the warm-up's end at 200.
@@ -35,9 +35,9 @@ VALID = {
     ("glat_levenshtein",): 70,
     ("glat_pref",): 70,
     ("glat_one_minus_pref",): 70,
-    ("glat_dynkd",): 75,
+    ("glat_dynkd",): 65,
 }
-"""Least valid rate, per cent: some ten points below what one seed reached (experiments/README.md)."""
+"""Least valid rate, per cent: ten points or more below the worst of the seeds in experiments/results/runs."""
 SAMPLED = {"cmlm_fixed": 50}
 """The same for what is decoded from a sampled Z: such a model has never seen a fully masked canvas."""
 MIXED = 40
