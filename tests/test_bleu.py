@@ -95,7 +95,7 @@ def test_white_space_is_python_s() -> None:
 
 def test_multi_reference_bleu_is_sacrebleu_s() -> None:
     rng = random.Random(8)
-    base = random_sentences(1000, seed=9)
+    base = random_sentences(2000, seed=9)
     copies = [noisy(base, seed=s) for s in range(10, 14)]
     references = [[c[b] for c in copies[: rng.randint(1, 4)]] for b in range(len(base))]
     got = multi_reference_bleu(base, references, "none")
