@@ -163,7 +163,11 @@ def realised(library: Library, of: Dataset) -> str | None:
         if run.data == of.name and (splits := run.record.get("realised")):
             said = []
             for split, rates in splits.items():
-                parts = (f"{rate:.1f} % {kind.removesuffix('_percent')}" for kind, rate in rates.items())
+                parts = (
+                    f"{rate:.1f} % {kind.removesuffix('_percent')}"
+                    for kind, rate in rates.items()
+                    if kind.endswith("_percent")
+                )
                 said.append(f"{split} {', '.join(parts)}")
             return f"{of.label}, words of the source: {'; '.join(said)}"
     return None

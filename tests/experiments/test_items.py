@@ -327,7 +327,7 @@ def test_table_1_says_what_was_done_to_a_synthetic_source(tmp_path: Path) -> Non
     library = Library(Study(tmp_path, data="multi30k_de-en", root="ROOT"))
     assert not any("words of the source" in note for note in table1.make(library).notes)
     record = json.loads((run / "metrics.json").read_text())
-    rates = {"replaced_percent": 49.97, "changed_percent": 49.9, "dropped_percent": 0.0}
+    rates = {"replaced_percent": 49.97, "changed_percent": 49.9, "dropped_percent": 0.0, "words": 345020}
     record["realised"] = {"train": rates}
     (run / "metrics.json").write_text(json.dumps(record))
     item = table1.make(Library(Study(tmp_path, data="multi30k_de-en", root="ROOT")))
