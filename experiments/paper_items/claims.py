@@ -141,7 +141,8 @@ def of_c_and_gap(points: list[tuple[str, Interval, Part]]) -> tuple[Part, ...]:
             parts.append(Part(text, value, unit="BLEU"))
             continue
         gap = difference(large_gap.interval, small_gap.interval)
-        parts.append(Part(text, gap.value, gap, small_gap.basis, "BLEU"))
+        bases = dict.fromkeys((small_gap.basis, large_gap.basis))
+        parts.append(Part(text, gap.value, gap, " and ".join(bases), "BLEU"))
     return tuple(parts)
 
 

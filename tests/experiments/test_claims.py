@@ -130,6 +130,16 @@ def test_data_sets_of_the_same_c_are_not_compared() -> None:
     assert claims.of_c_and_gap([("a", low, gap), ("b", same, gap)]) == ()
 
 
+def test_two_data_sets_say_what_both_their_gaps_are_over() -> None:
+    interval = Interval(1.0, 0.5, 1.5, 0.95)
+    points = [
+        (name, Interval(c, c - 0.1, c + 0.1, 0.95), Part("", 1.0, interval, basis))
+        for name, c, basis in (("a", 1.0, OVER_SEEDS), ("b", 2.0, OVER_SENTENCES), ("c", 3.0, OVER_SENTENCES))
+    ]
+    bases = [part.basis for part in claims.of_c_and_gap(points)]
+    assert bases == [f"{OVER_SEEDS} and {OVER_SENTENCES}"] * 2 + [OVER_SENTENCES]
+
+
 @pytest.mark.parametrize(("glat", "outcome"), [(1.0, HOLDS), (4.0, FAILS), (2.0, OPEN)])
 def test_proxies_lose_less_than_c(glat: float, outcome: str, tmp_path: Path) -> None:
     nat, other = fake.make_run(tmp_path, "vanilla_raw"), fake.make_run(tmp_path, "at_student")
