@@ -1,5 +1,5 @@
-"""Every row of Tables 2 and 3, and two of our own, learn on the grammar (`budget=minutes`, seed 1) to say valid
-sentences; plain maximum likelihood does not.
+"""Every row of Tables 2 and 3, and two of our own, learn on the grammar (`budget=minutes`, seed 1) to say
+valid sentences; plain maximum likelihood does not.
 
     MPLE_OUTPUTS=outputs make test-slow      # finished runs there are not made again
 
