@@ -164,6 +164,21 @@ def test_c_is_of_two_models_of_one_text(tmp_path: Path) -> None:
             TotalCorrelation(at=str(other), split="valid")(run)
 
 
+def test_c_says_which_lengths_no_model_can_predict(tmp_path: Path) -> None:
+    at = random_run(tmp_path, "+experiment=at", "size=student")
+    for most, is_beyond in ((1, True), (30, False)):
+        run = opened(
+            random_run(tmp_path, "+experiment=vanilla_raw", f"module.model.length.max_offset={most}")
+        )
+        TotalCorrelation(at=str(at))(run)
+        source, target = run.data.corpus("test").lengths()
+        beyond = int((np.abs(np.subtract(target, source, dtype=np.int64)) > most).sum())
+        assert (beyond > 0) == is_beyond
+        assert [note.split(" targets")[0] for note in run.notes] == (
+            [f"the lengths of {beyond} of 10"] if is_beyond else []
+        )
+
+
 def test_c_is_of_two_models_of_the_same_training_data(
     tmp_path: Path, nat: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

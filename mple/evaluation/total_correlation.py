@@ -113,6 +113,7 @@ def sentence_losses(run: Finished, split: str, target: TextTarget | None = None)
     tokens = np.zeros(len(corpus), dtype=np.int64)
     lengths = np.zeros(len(corpus), dtype=np.float64)
     digests: dict[int, bytes] = {}
+    clamped = 0
     for batch in run.batches_with_candidates(split) if target is None else run.batches(split):
         rows = [position[line] for line in batch.ids.tolist()]
         encoder_out = module.model.encode(batch.src_tokens)
@@ -120,7 +121,10 @@ def sentence_losses(run: Finished, split: str, target: TextTarget | None = None)
             laid = laid_out(text(batch))
             labels, counts = laid.tokens, laid.counts
             output = module.model.decode(module.model.blank(laid.lengths), encoder_out)
-            lengths[rows] = module.model.length.nll(encoder_out, laid.lengths).double().cpu().numpy()
+            predictor = module.model.length
+            lengths[rows] = predictor.nll(encoder_out, laid.lengths).double().cpu().numpy()
+            offsets = laid.lengths - predictor.source_lengths(encoder_out)
+            clamped += int((offsets.abs() > predictor.max_offset).sum())
         else:
             labels, counts = module.labelled(batch)
             output = module.model.decode(module.model.prefixes(text(batch)), encoder_out)
@@ -131,6 +135,12 @@ def sentence_losses(run: Finished, split: str, target: TextTarget | None = None)
         learned = text(batch).cpu()
         tokens[rows] = (learned != PAD).sum(1).numpy()
         digests |= {row: ids[ids != PAD].numpy().tobytes() for row, ids in zip(rows, learned, strict=True)}
+    if clamped:
+        run.note(
+            f"the lengths of {clamped} of {len(corpus)} targets are more than {predictor.max_offset} from "
+            f"their source's, where the length predictor of {run.name} ends: they count as its last, and C may "
+            "be too small"
+        )
     every = b"".join(blake2b(digests[row]).digest() for row in sorted(digests))
     data = f"{corpus.fingerprint} {blake2b(every, digest_size=16).hexdigest()}"
     apart = lengths if isinstance(module, NonAutoregressive) else None
