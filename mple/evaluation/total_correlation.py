@@ -138,8 +138,8 @@ def sentence_losses(run: Finished, split: str, target: TextTarget | None = None)
     if clamped:
         run.note(
             f"the lengths of {clamped} of {len(corpus)} targets are more than {predictor.max_offset} from "
-            f"their source's, where the length predictor of {run.name} ends: they count as its last, and C may "
-            "be too small"
+            f"their source's, where the length predictor of {run.name} ends: they count as its last, and C "
+            "may be too small"
         )
     every = b"".join(blake2b(digests[row]).digest() for row in sorted(digests))
     data = f"{corpus.fingerprint} {blake2b(every, digest_size=16).hexdigest()}"
