@@ -42,8 +42,12 @@ def record(run: Finished, to: Path) -> Path:
             copy = folder / path.relative_to(run.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text(encoding="utf-8")
-            root = run.override("data.root")  # where data lie on this machine is nobody's business
-            copy.write_text(text if root is None else text.replace(root, "FOLDER"), encoding="utf-8")
+            # Where data and outputs lie on this machine is nobody's business.
+            if (root := run.override("data.root")) is not None:
+                text = text.replace(root, "FOLDER")
+            if (outputs := run.override("outputs")) is not None and Path(outputs).is_absolute():
+                text = text.replace(outputs.rstrip("/"), "outputs")
+            copy.write_text(text, encoding="utf-8")
     if not (folder / COUNTS).exists() and (counts := sentence_counts(run)) is not None:
         np.savetxt(folder / COUNTS, counts, fmt="%d", delimiter=",")
     return folder

@@ -149,6 +149,22 @@ def test_where_the_data_lay_is_not_told_and_does_not_matter(tmp_path: Path) -> N
     assert len(list(to.rglob("mple-*.json"))) == 1
 
 
+def test_nor_is_where_the_outputs_lay(tmp_path: Path) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    nat = fake.make_run(outputs, "vanilla_raw", overrides=f"outputs={outputs}")
+    other = fake.make_run(outputs, "at_student", overrides=f"size=student outputs={outputs}")
+    given = {"estimator": {"at": str(other)}}
+    fake.evaluate(nat, "total_correlation", given, total_correlation_bits_per_token=1.5)
+    recorded(outputs, to)
+    assert not any(str(tmp_path) in path.read_text() for path in to.rglob("*.json"))
+    (run,) = Library(Study(to)).runs(Training("vanilla_raw"))
+    assert "outputs=outputs" in run.overrides
+    library = Library(Study(to))
+    found = table1.correlation(library, table1.datasets(library)[0])
+    assert found is not None
+    assert found.mean == 1.5
+
+
 def test_a_record_of_other_weights_is_left_alone(tmp_path: Path) -> None:
     outputs, to = tmp_path / "outputs", tmp_path / "records"
     fake.evaluate(fake.make_run(outputs, "vanilla_kd", bleu=20.0), "mple", similarity=3.0)
