@@ -23,7 +23,7 @@ from tests.runs import CONF
 VALID = {
     ("vanilla_kd",): 65,
     ("vanilla_dynkd",): 70,
-    ("axe_tau1",): 60,
+    ("axe_tau1",): 70,
     ("axe_tau5",): 70,
     ("axe_tau10",): 70,
     # OaXE repairs what it starts from, which at this scale is nothing before the warm-up's end at 200.
@@ -35,11 +35,11 @@ VALID = {
     ("glat_levenshtein",): 70,
     ("glat_pref",): 70,
     ("glat_one_minus_pref",): 70,
-    ("glat_dynkd",): 65,
+    ("glat_dynkd",): 75,
     ("axe_cmlm",): 70,
     ("oaxe_glat",): 75,
 }
-"""Least valid rate, per cent: ten points or more below the worst of the seeds in experiments/results/runs."""
+"""Least valid rate, per cent. What three seeds reached is in experiments/README.md."""
 SAMPLED = {"cmlm_fixed": 50}
 """The same for what is decoded from a sampled Z: such a model has never seen a fully masked canvas."""
 MIXED = 40
