@@ -43,6 +43,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 from rich.progress import track
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.benchmark import Measurement, TaskSpec
@@ -59,7 +60,7 @@ from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
 from mple.proxy_input.glancing import Glancing
 from mple.proxy_target import laid_out
 from mple.proxy_target.axe import AXE
-from mple.proxy_target.oaxe import OaXE
+from mple.proxy_target.oaxe import OaXE, assignment
 from mple.proxy_target.raw import Raw
 from mple.randomness import Draws
 from mple.run import commit
@@ -104,10 +105,10 @@ def generated_text(folder: Path, pairs: int, seed: int = 1) -> None:
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """The data's part of a command line."""
     common = [f"outputs={arguments.out}"]
-    if getattr(arguments, "budget", None):
-        common += [f"budget={arguments.budget}"]
-    else:
+    if arguments.budget is None:
         common += [f"+sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
+    else:
+        common += [f"budget={arguments.budget}"]
     if arguments.multi30k:
         return ["data=multi30k", f"data.root={arguments.multi30k}", *common]
     folder = arguments.out / "text"
@@ -380,9 +381,9 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps(arguments: argparse.Namespace) -> dict[str, Any]:
-    arguments = argparse.Namespace(**vars(arguments), budget="mini")
-    methods = {name: Ours(name, arguments) for name in arguments.experiments or STEPS}
-    methods.setdefault("vanilla_raw", Ours("vanilla_raw", arguments))
+    arguments = argparse.Namespace(**{**vars(arguments), "budget": "mini"})
+    names = dict.fromkeys((*(arguments.experiments or STEPS), "vanilla_raw"))
+    methods = {name: Ours(name, arguments) for name in names}
     updates = some_updates(methods["vanilla_raw"].job, arguments.updates + 1)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in track(range(arguments.rounds), "steps, rounds", console=console):
@@ -489,6 +490,20 @@ def alignments(arguments: argparse.Namespace) -> dict[str, Any]:
             "glancing, Levenshtein": lambda: shown(Glancing(distance="levenshtein")),
             "glancing, P_ref": lambda: shown(Glancing(choice="p_ref")),
         }
+        costs = 10 * torch.rand(sentences, longest, longest, generator=generator)
+
+        def at_once(costs: Tensor = costs, free: Tensor = is_canvas, reference: Target = reference) -> Target:
+            assignment(costs, free)
+            return reference
+
+        def one_by_one(
+            costs: Tensor = costs, free: Tensor = is_canvas, reference: Target = reference
+        ) -> Target:
+            for cost, length in zip(costs.numpy(), free.sum(1).tolist(), strict=True):
+                linear_sum_assignment(cost[:length, :length])
+            return reference
+
+        e_steps |= {"OaXE's assignment alone": at_once, "SciPy's, sentence by sentence": one_by_one}
         loss = CrossEntropy(label_smoothing=0.1)
         precision = hardware_has_bf16()
         times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in e_steps}
@@ -764,8 +779,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times that each variant is taken")
     parser.add_argument("--updates", type=int, default=6, help="updates of a variant in a round")
     parser.add_argument("--pairs", type=int, default=2_000_000, help="sentence pairs of `memory`")
-    parser.add_argument("--experiments", nargs="+", help=f"methods of `training`; {', '.join(TRAINED)}")
+    help_ = f"methods of `training` ({', '.join(TRAINED)}) or of `steps`"
+    parser.add_argument("--experiments", nargs="+", help=help_)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="where results go")
+    parser.set_defaults(budget=None)  # whose sizes: none but in `steps`
     arguments = parser.parse_args()
     unknown = [name for name in arguments.sections if name not in {**SECTIONS, **INSIDE}]
     if unknown:

@@ -28,7 +28,8 @@ from mple.checks import UserError
 PAGE = Path(__file__).parent / "README.md"
 HEAD = ("paper item", "command (`python -m experiments.paper_items.`…)", "number", "paper / ours", "of")
 
-COMMON = ("data=", "data.root=", "budget=", "outputs=", "seed=", "logger=", "log_every=")
+DATA = "data="
+COMMON = ("data.root=", "budget=", "outputs=", "seed=", "logger=", "log_every=")
 RUN_COLUMNS = {
     "updates": ("updates", ".0f"),
     "BLEU": ("tokenised_bleu", ".2f"),
@@ -95,7 +96,7 @@ def run_table(rows: Sequence[Row], data: str, costs: Mapping[str, str]) -> str:
     lines = [head, ["---"] * len(head)]
     for row in rows:
         given = row.runs[0].texts.get("command", "").split()[2:]
-        common = COMMON if row.runs[0].data == data else COMMON[1:]
+        common = (DATA, *COMMON) if row.runs[0].data == data else COMMON
         command = " ".join(part for part in given if not part.startswith(common))
         seeds = ", ".join(str(run.seed) for run in row.runs)
         numbers = [row.cell(*column).removesuffix(" ± 0") for column in columns.values()]
