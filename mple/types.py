@@ -152,6 +152,11 @@ class DecoderInput(_Movable):
     def is_canvas(self) -> Bool[Tensor, "B L"]:
         return self.tokens != PAD
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it says nothing but the canvases' lengths."""
+        return self.latent is None and not bool(self.revealed.any())
+
 
 @dataclass(frozen=True)
 class SourceWords(_Movable):

@@ -42,28 +42,31 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B L D"],
+        x: Float[Tensor, "C L D"],
         memory: Float[Tensor, "M S D"],
         hidden: Bool[Tensor, "B #L S"] | None,
         row: Int[Tensor, "B"] | None = None,
+        x_row: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Attend from `x` to `memory[row]`, or to `memory` without `row`; `hidden` is True where a memory
-        position may not be seen."""
+        position may not be seen. With `x_row` it is `x[x_row]` that attends; queries are projected once."""
         if row is None:
-            return self.attend(x, *self.keys_values(memory), hidden)
+            return self.attend(x, *self.keys_values(memory), hidden, x_row)
         pair = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1))  # (M, S, 2, H, d)
         pair = pair.permute(2, 0, 3, 1, 4).contiguous()  # else every row would be laid out anew, and slowly
         key, value = (part.index_select(0, row) for part in pair)
-        return self.attend(x, key, value, hidden)
+        return self.attend(x, key, value, hidden, x_row)
 
     def attend(
         self,
-        x: Float[Tensor, "B L D"],
+        x: Float[Tensor, "C L D"],
         key: Float[Tensor, "B H S d"],
         value: Float[Tensor, "B H S d"],
         hidden: Bool[Tensor, "B #L S"] | None,
+        x_row: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        query = split_heads(self.query(x), self.num_heads)
+        query = self.query(x)
+        query = split_heads(query if x_row is None else query.index_select(0, x_row), self.num_heads)
         if x.device.type == "cpu":
             weights = torch.matmul(query, key.transpose(-1, -2))  # (B, H, L, S)
             bias = torch.zeros(1) if hidden is None else torch.where(hidden.unsqueeze(1), -torch.inf, 0.0)

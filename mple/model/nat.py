@@ -63,7 +63,18 @@ class NAT(nn.Module):
         return DecoderInput(tokens, revealed=torch.zeros_like(is_canvas))
 
     def decode(self, inputs: DecoderInput, encoder_out: EncoderOutput) -> DecoderOutput:
-        positions = self.decoder.embedding.positions.weight[: inputs.tokens.shape[1]]
-        unrevealed = self.vanilla_input(inputs.is_canvas.sum(1), encoder_out, positions)
-        features = self.decoder(inputs.tokens, encoder_out, inputs.latent, unrevealed=unrevealed)
+        """What the decoder says given Z and X.
+
+        Masked canvases of one length are the same until they see their sources. Without gradient, as in the
+        E-step's look-ahead, what the first layer does before that is done once for each length, and so its
+        dropout is drawn once for each length; to a single sentence that is the same dropout.
+        """
+        tokens, canvas, lengths = inputs.tokens, None, inputs.is_canvas.sum(1)
+        positions = self.decoder.embedding.positions.weight[: tokens.shape[1]]
+        unrevealed = self.vanilla_input(lengths, encoder_out, positions)
+        if not torch.is_grad_enabled() and unrevealed is None and inputs.is_blank:
+            distinct, canvas = torch.unique(lengths, return_inverse=True)
+            places = torch.arange(tokens.shape[1], device=tokens.device)
+            tokens = torch.where(places < distinct.unsqueeze(1), MASK, PAD)
+        features = self.decoder(tokens, encoder_out, inputs.latent, unrevealed=unrevealed, canvas=canvas)
         return DecoderOutput(features, self.decoder.embedding.tokens.weight)

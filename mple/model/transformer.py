@@ -151,15 +151,18 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B L D"],
-        hidden: Bool[Tensor, "B #L L"] | None,
+        x: Float[Tensor, "C L D"],
+        hidden: Bool[Tensor, "C #L L"] | None,
         encoder_out: EncoderOutput,
         source_hidden: Bool[Tensor, "B #L S"] | None,
+        canvas: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
+        """Row n is the canvas `x[canvas[n]]`, or `x[n]` without `canvas`."""
         y = self.attend.before(x)
         x = self.attend.after(x, self.self_attention(y, y, hidden))
         memory, row = encoder_out.sentence_states, encoder_out.row
-        x = self.look.after(x, self.cross_attention(self.look.before(x), memory, source_hidden, row))
+        seen = self.cross_attention(self.look.before(x), memory, source_hidden, row, canvas)
+        x = self.look.after(x if canvas is None else x.index_select(0, canvas), seen)
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
     def step(
@@ -218,12 +221,15 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "B L"],
+        tokens: Int[Tensor, "C L"],
         encoder_out: EncoderOutput,
-        latent: Float[Tensor, "B L D"] | None = None,
+        latent: Float[Tensor, "C L D"] | None = None,
         causal: bool = False,
-        unrevealed: Float[Tensor, "B L D"] | None = None,
+        unrevealed: Float[Tensor, "C L D"] | None = None,
+        canvas: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
+        """With `canvas`, row n decodes `tokens[canvas[n]]`; rows of one canvas share what the first layer
+        does before it looks at the source, its dropout too."""
         hidden = hide_padding(tokens == PAD)
         if causal:  # a position sees itself and what is before it, so padding at the right is never seen
             length = tokens.shape[1]
@@ -232,7 +238,9 @@ class Decoder(nn.Module):
         source_hidden = hide_padding(encoder_out.is_pad)
         x = self.embedding(tokens, latent, unrevealed=unrevealed)
         for layer in self.layers:
-            x = layer(x, hidden, encoder_out, source_hidden)
+            x = layer(x, hidden, encoder_out, source_hidden, canvas)
+            if canvas is not None:
+                hidden, canvas = None if hidden is None else hidden.index_select(0, canvas), None
         return self.norm(x)
 
 

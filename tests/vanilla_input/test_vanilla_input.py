@@ -240,6 +240,46 @@ class TestModel:
             assert torch.equal(alone.tokens[0], together.tokens[row, : length + 3])
             close(alone.scores[0], together.scores[row])
 
+    @pytest.mark.parametrize("norm", ["pre", "post"])
+    @pytest.mark.parametrize("name", NAMES)
+    def test_blank_canvases_are_decoded_alike_with_gradient_and_without(self, name: str, norm: str) -> None:
+        """Without, those of one length share work: several of a sentence, several of a length."""
+        model, lengths = nat(name, norm=norm), torch.tensor([5, 3, 5, 1, 8, 5])
+        encoder_out = model.encode(sources(SRC_LENGTHS)).rows(torch.tensor([0, 0, 1, 2, 2, 4]))
+        blank = model.blank(lengths)
+        expected = model.decode(blank, encoder_out)
+        with torch.no_grad():
+            found = model.decode(blank, encoder_out)
+        close(found.logits_at(blank.is_canvas), expected.logits_at(blank.is_canvas))
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_sentence_alone_has_the_same_dropout_with_gradient_and_without(self, name: str) -> None:
+        model = nat(name, dropout=0.3).train()
+        encoder_out, blank = model.encode(sources([4])), model.blank(torch.tensor([6]))
+        torch.manual_seed(5)
+        expected = model.decode(blank, encoder_out)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            assert torch.equal(model.decode(blank, encoder_out).features, expected.features)
+
+    def test_canvases_of_one_length_share_dropout_until_they_see_the_source(self) -> None:
+        model = nat("mask", dropout=0.3).train()
+        encoder_out = model.encode(sources([4])).rows(torch.tensor([0, 0]))
+        blank = model.blank(torch.tensor([6, 6]))
+
+        def says_the_same() -> bool:
+            return torch.equal(*model.decode(blank, encoder_out).features)
+
+        with torch.no_grad():
+            assert not says_the_same()
+        layer = model.decoder.layers[0]
+        model.eval()
+        for module in (model.decoder.embedding, layer.self_attention, layer.attend):
+            module.train()
+        with torch.no_grad():
+            assert says_the_same()
+        assert not says_the_same()
+
     @pytest.mark.parametrize("name", NAMES)
     def test_candidates_share_passes_whatever_the_input(self, name: str) -> None:
         model, batch = nat(name), random_batch(SRC_LENGTHS[:3], LENGTHS[:3], [[3, 5], [6, 6], [1, 9]])
