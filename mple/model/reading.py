@@ -39,8 +39,11 @@ def _log_sum(logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"]) -> Floa
     """log Σ_v exp(logit), with `powers` to compute in. The highest logit is subtracted first only where the
     sum might otherwise leave float32's range; on an accelerator always, since asking would wait for it."""
     if logits.device.type == "cpu":
-        raised = torch.exp(logits, out=powers) if logits.dtype == powers.dtype else powers.copy_(logits).exp_()
-        found = raised.sum(1).log_()
+        if logits.dtype == powers.dtype:
+            torch.exp(logits, out=powers)
+        else:  # in bf16 it would be rounded
+            powers.copy_(logits).exp_()
+        found = powers.sum(1).log_()
         if bool((found.abs() < _SAFE).all()):
             return found
     return _shifted_log_sum(logits, powers, logits.amax(1))
