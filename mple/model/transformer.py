@@ -102,7 +102,7 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.outer(self.inner(x))
 
 
@@ -115,10 +115,10 @@ class Residual(nn.Module):
         self.dropout = Dropout(size.dropout)
         self.is_pre = size.norm == "pre"
 
-    def before(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    def before(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.norm(x) if self.is_pre else x
 
-    def after(self, x: Float[Tensor, "*B D"], block: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    def after(self, x: Float[Tensor, "B L D"], block: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         x = self.dropout.add(x, block)
         return x if self.is_pre else self.norm(x)
 
@@ -156,22 +156,13 @@ class DecoderLayer(nn.Module):
         encoder_out: EncoderOutput,
         source_hidden: Bool[Tensor, "B #L S"] | None,
         canvas: Int[Tensor, "B"] | None = None,
-        place: Int[Tensor, "P"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Row n is the canvas `x[canvas[n]]`, or `x[n]` without `canvas`. With `place`, the feed-forward
-        block computes only these of the B·L positions, and what is at the others means nothing."""
+        """Row n is the canvas `x[canvas[n]]`, or `x[n]` without `canvas`."""
         y = self.attend.before(x)
         x = self.attend.after(x, self.self_attention(y, y, hidden))
         memory, row = encoder_out.sentence_states, encoder_out.row
         seen = self.cross_attention(self.look.before(x), memory, source_hidden, row, canvas)
         x = self.look.after(x if canvas is None else x.index_select(0, canvas), seen)
-        if place is None:
-            return self._transformed(x)
-        positions = x.flatten(0, 1)
-        positions.index_copy_(0, place, self._transformed(positions.index_select(0, place)))
-        return positions.view_as(x)
-
-    def _transformed(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
     def step(
@@ -190,17 +181,6 @@ class DecoderLayer(nn.Module):
         x = self.attend.after(x, self.self_attention.attend(y, key, value, None))
         x = self.look.after(x, self.cross_attention.attend(self.look.before(x), *cross, source_hidden))
         return self.transform.after(x, self.feed_forward(self.transform.before(x))), (key, value)
-
-
-def _places(is_canvas: Bool[Tensor, "C L"], canvas: Int[Tensor, "B"] | None) -> Int[Tensor, "P"] | None:
-    """Where in the B·L positions a canvas is, if it pays to leave the others out: without a gradient, whose
-    way back through the selection is slow, on a CPU, with padding enough."""
-    if torch.is_grad_enabled() or is_canvas.device.type != "cpu" or torch.jit.is_tracing():
-        return None
-    if canvas is not None:
-        is_canvas = is_canvas.index_select(0, canvas)
-    place = is_canvas.flatten().nonzero().squeeze(1)
-    return place if len(place) < 0.95 * is_canvas.numel() else None
 
 
 def hide_padding(is_pad: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"] | None:
@@ -256,10 +236,9 @@ class Decoder(nn.Module):
             hidden = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1).unsqueeze(0)
             hidden = hidden.expand(tokens.shape[0], -1, -1)
         source_hidden = hide_padding(encoder_out.is_pad)
-        place = None if causal or hidden is None else _places(~hidden.squeeze(1), canvas)
         x = self.embedding(tokens, latent, unrevealed=unrevealed)
         for layer in self.layers:
-            x = layer(x, hidden, encoder_out, source_hidden, canvas, place)
+            x = layer(x, hidden, encoder_out, source_hidden, canvas)
             if canvas is not None:
                 hidden, canvas = None if hidden is None else hidden.index_select(0, canvas), None
         return self.norm(x)

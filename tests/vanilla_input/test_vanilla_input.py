@@ -246,7 +246,7 @@ class TestModel:
     def test_blank_canvases_are_decoded_alike_with_gradient_and_without(
         self, name: str, norm: str, autocast: bool
     ) -> None:
-        """Without, those of one length share work, and some of it leaves padding out: several canvases
+        """Without, those of one length share work. Here are several canvases
         of a sentence and several of a length."""
         model, lengths = nat(name, norm=norm), torch.tensor([5, 3, 5, 1, 8, 5])
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
