@@ -13,15 +13,21 @@ command that fails stops the whole with its line, or with `--keep-going` is left
 """
 
 import argparse
+import atexit
 import importlib
+import multiprocessing
 import os
+import runpy
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import partial
+from multiprocessing import connection
+
+import torch
 
 from experiments.paper_items import ITEMS, claims, item
 from experiments.paper_items.item import Item
@@ -80,11 +86,49 @@ def rank(entry: Missing) -> tuple[int, int, int]:
     return TRAIN, int(words.get("seed", 1)), order.index(name) if name in order else len(order)
 
 
-def run(command: Sequence[str], jobs: int = 1) -> int:
-    """One command, as a process of its own, by the interpreter that runs this one; `jobs` share the cores."""
-    given = [sys.executable if word == "python" else word for word in command]
-    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    return subprocess.run(given, check=False, env=threads | os.environ).returncode
+def run(command: Sequence[str]) -> int:
+    """One command, as a process of its own; returns its status.
+
+    Its imports take seconds, and a study has a hundred commands, many of them no longer than that. So one
+    process imports and each command is a copy of it (Linux without a CUDA device, which no copy could use);
+    elsewhere each is started by the interpreter that runs this one.
+    """
+    if sys.platform != "linux" or torch.cuda.is_available():
+        given = [sys.executable if word == "python" else word for word in command]
+        return subprocess.run(given, check=False).returncode
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train", "evaluate"])
+    process = context.Process(target=_execute, args=(list(command),))
+    with _PROCESSES:
+        process.start()
+    connection.wait([process.sentinel])
+    with _PROCESSES:  # to start one asks all for their status, which can be read only once
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+_PROCESSES = threading.Lock()
+
+
+def _execute(command: list[str]) -> None:
+    """What `python FILE ...` or `python -m MODULE ...` does, in this process."""
+    _, what, *rest = command
+    try:
+        if what == "-m":
+            sys.argv = rest  # whose first word runpy replaces by the module's file
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [what, *rest]
+            runpy.run_path(what, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a copy of a process leaves out
+
+
+def share_cores(jobs: int) -> None:
+    """Each of `jobs` commands at a time takes its share of the cores, unless the user said how many."""
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
 
 
 def next_of(wanted: Sequence[Missing], running: Sequence[Missing]) -> Missing | None:
@@ -194,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(map(str, commands)) if commands else "nothing is missing")
             return 0
         whole("--jobs", options.jobs, 1)
-        call = partial(run, jobs=options.jobs)
-        failed = execute(study, options.second, options.keep_going, call, options.jobs, only)
+        share_cores(options.jobs)
+        failed = execute(study, options.second, options.keep_going, run, options.jobs, only)
         from experiments import report
 
         path = report.write(study, options.to / "report.html", options.second)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mple.model.dropout import Dropout
 from mple.model.linear import Linear
+from mple.model.softmax import hidden_softmax
 
 
 def split_heads(x: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor, "B H S d"]:
@@ -69,11 +70,13 @@ class Attention(nn.Module):
         query = split_heads(query if x_row is None else query.index_select(0, x_row), self.num_heads)
         if x.device.type == "cpu":
             weights = torch.matmul(query, key.transpose(-1, -2))  # (B, H, L, S)
-            bias = torch.zeros(1) if hidden is None else torch.where(hidden.unsqueeze(1), -torch.inf, 0.0)
-            # One pass scales, hides and widens: in bf16 the softmax of rows as short as sentences is several
-            # times slower than in float32.
-            logits = torch.add(bias, weights, alpha=self.scale)
-            mixed = torch.matmul(self.dropout(logits.softmax(-1).to(weights.dtype)), value)
+            bias = (
+                torch.zeros(1, 1, 1, 1)
+                if hidden is None
+                else torch.where(hidden.unsqueeze(1), -torch.inf, 0.0)
+            )
+            weights = hidden_softmax(weights, self.scale, bias).to(weights.dtype)
+            mixed = torch.matmul(self.dropout(weights), value)
         else:
             seen = None if hidden is None else ~hidden.unsqueeze(1)
             dropout_p = self.dropout.p if self.training else 0.0

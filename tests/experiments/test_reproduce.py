@@ -1,6 +1,10 @@
 """The order of the commands, resuming, and what a failing command does; nothing is trained."""
 
+import os
+import signal
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -199,3 +203,43 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         assert reproduce.main(["--outputs", str(tmp_path), "--dry-run", *arguments]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {said}")
+
+
+def test_a_command_is_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # one of an earlier test has that test's stdout
+    script, killed = tmp_path / "script.py", tmp_path / "killed.py"
+    script.write_text(
+        "import atexit, os, sys, train\n"
+        "atexit.register(lambda: print('bye', sys.argv[1], flush=True))\n"
+        "print(__name__, sys.argv[1:], 'pid', os.getpid())\n"
+        "sys.exit(int(sys.argv[1]))\n"
+    )
+    killed.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with ThreadPoolExecutor(3) as pool:
+        given = [["python", str(script), str(status), "with space"] for status in (0, 3, 2, 0, 5, 1)]
+        assert list(pool.map(reproduce.run, given)) == [0, 3, 2, 0, 5, 1]
+    lines = capfd.readouterr().out.splitlines()
+    pids = {line.rpartition(" ")[2] for line in lines if "pid" in line}
+    assert len(pids) == 6
+    assert str(os.getpid()) not in pids
+    assert sum(line.startswith("__main__ ['3', 'with space']") for line in lines) == 1
+    assert sorted(line for line in lines if line.startswith("bye")) == [
+        f"bye {n}" for n in (0, 0, 1, 2, 3, 5)
+    ]
+    assert reproduce.run(["python", str(killed)]) == -signal.SIGKILL
+    assert reproduce.run(["python", "evaluate.py", "run=nowhere"]) == 2
+    assert capfd.readouterr().err.startswith("error: run must be the folder of a finished run")
+    assert reproduce.run(["python", "-m", "experiments.paper_items.likelihood", "nowhere"]) == 1
+    assert capfd.readouterr().err.startswith("error: ")
+    assert reproduce.run(["python", "-m", "experiments.no_such_module"]) != 0
+
+
+def test_commands_beside_each_other_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    reproduce.share_cores(1)
+    assert "OMP_NUM_THREADS" not in os.environ
+    reproduce.share_cores(3)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    reproduce.share_cores(8)
+    assert os.environ["OMP_NUM_THREADS"] == "2"  # the user's word
