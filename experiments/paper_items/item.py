@@ -184,6 +184,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", help="data.root of the commands that are printed (as in finished runs)")
     parser.add_argument("--records", type=Path, help="recorded runs count as made: experiments/results/runs")
     parser.add_argument(
+        "--degrees",
+        action="store_true",
+        help="also the grammar at three other probabilities of its modes, where C is known (Tables 1 and 5)",
+    )
+    parser.add_argument(
         "--to", type=Path, default=Path("outputs/paper"), help="where to write (outputs/paper)"
     )
 
@@ -193,7 +198,15 @@ def study(options: argparse.Namespace) -> Study:
         raise UserError(f"--seeds must be a whole number of at least 1; got {options.seeds}")
     if options.records is not None and not options.records.is_dir():
         raise UserError(f"--records must be a folder that experiments.record wrote; got {options.records}")
-    return Study(options.outputs, options.data, options.seeds, options.budget, options.root, options.records)
+    return Study(
+        outputs=options.outputs,
+        data=options.data,
+        seeds=options.seeds,
+        budget=options.budget,
+        root=options.root,
+        records=options.records,
+        degrees=options.degrees,
+    )
 
 
 def main(make: Callable[[Library], Item], arguments_given: Sequence[str] | None = None) -> int:

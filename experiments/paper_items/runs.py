@@ -213,7 +213,8 @@ class Study:
 
     outputs: folder of the runs. data: the data's name, as below a run's folder. seeds: 1 … seeds are wanted;
     other seeds are used too. budget: only runs of it; None takes any. root: `data.root` of commands.
-    records: folder of recorded runs, which count as made; None is none.
+    records: folder of recorded runs, which count as made; None is none. degrees: also the grammar at other
+    probabilities of its modes (Tables 1 and 5).
     """
 
     outputs: Path = Path("outputs")
@@ -222,6 +223,7 @@ class Study:
     budget: str | None = None
     root: str | None = None
     records: Path | None = None
+    degrees: bool = False
 
 
 def default_budget(data_file: str) -> str:

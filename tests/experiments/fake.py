@@ -46,8 +46,15 @@ def make_run(
     record |= {"command": f"python train.py +experiment={base} {overrides} seed={seed}".replace("  ", " ")}
     record |= {"commit": "abc1234", "date": "2026-11-23", "machine": "2 CPU cores"}
     record |= {"test": {"tokenised_bleu": bleu, **numbers}, "valid": {"tokenised_bleu": bleu, **numbers}}
-    (folder / "metrics.json").write_text(json.dumps(record))
+    _write(folder / "metrics.json", record)
     return folder
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    """JSON that is there as a whole or not at all, as train.py writes it: others may be reading."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(value))
+    part.rename(path)
 
 
 def evaluate(folder: Path, name: str, settings: Mapping[str, Any] = TARGETS, **metrics: float) -> None:
@@ -55,14 +62,14 @@ def evaluate(folder: Path, name: str, settings: Mapping[str, Any] = TARGETS, **m
     path = folder / "evaluations"
     path.mkdir(exist_ok=True)
     report = {"settings": dict(settings), "metrics": metrics, "date": "2026-11-23"}
-    (path / f"{name}-{secrets.token_hex(4)}.json").write_text(json.dumps(report))
+    _write(path / f"{name}-{secrets.token_hex(4)}.json", report)
 
 
 def predictor(folder: Path) -> None:
     """A finished input predictor of a run."""
     path = folder / "input_predictor" / "0123abcd"
     path.mkdir(parents=True)
-    (path / "input_predictor.json").write_text("{}")
+    _write(path / "input_predictor.json", {})
 
 
 def prepare(outputs: Path, sources: list[str], references: list[str], data: str = "grammar") -> None:

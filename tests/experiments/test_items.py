@@ -159,6 +159,25 @@ def test_c_and_gap_of_table_1(tmp_path: Path) -> None:
     assert c.mean == 3.0
 
 
+def test_the_grammars_other_modes_are_missing_only_once_asked_for_or_begun(tmp_path: Path) -> None:
+    def rows(degrees: bool) -> tuple[list[str], str]:
+        item = table1.make(Library(Study(tmp_path, degrees=degrees)))
+        return [line.label for line in item.lines], " ".join(map(str, item.missing))
+
+    labels, missing = rows(degrees=False)
+    assert len(labels) == 4
+    assert "grammar_p" not in missing
+    labels, missing = rows(degrees=True)
+    assert len(labels) == 7
+    assert all(name in missing for name in ("grammar_p20", "grammar_p05", "grammar_p00"))
+    fake.make_run(tmp_path, "at_student", data="grammar_p05", overrides="size=student data.name=grammar_p05")
+    labels, missing = rows(degrees=False)
+    assert labels[2] == "Grammar, modes 0.05"
+    assert len(labels) == 5
+    assert "vanilla_raw data=grammar data.name=grammar_p05" in missing
+    assert "grammar_p20" not in missing
+
+
 @pytest.mark.parametrize(("data", "p"), [("grammar", 0.5), ("grammar_p05", 0.05)])
 def test_exact_c_is_that_of_the_grammars_sources(data: str, p: float, tmp_path: Path) -> None:
     """The sources are those that the configuration tests on; C by a sum over every target of each."""
@@ -318,6 +337,7 @@ def test_where_c_is_known_the_picture_sets_the_estimate_against_it(tmp_path: Pat
     assert points(estimate) == {(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)}
     assert points(gap) == {(0.0, 0.0), (1.0, 10.0), (2.0, 20.0)}
     assert not valid.lines
+    assert table1.picture(lines[:1]).axes[0].get_title() == table1.C
     without = [Line("text", {table1.C: Cell(2.5, Number({1: 2.0}))})]
     assert table1.picture(without).axes[0].get_title() == table1.C
 
