@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,6 +70,7 @@ _PASSED_ON = (
     "sizes",
     "teacher_updates",
     "max_tokens",
+    "accumulate",
     "trainer",
     "logger",
     "outputs",
@@ -260,8 +262,14 @@ class Job:
             vocabularies = data.src_vocabulary, data.tgt_vocabulary
             start.check_vocabulary(Path(self.plain["start"]), *vocabularies)
         most = min(job.size.max_positions for job in (self, *self.teachers().values()))
+        devices = self.cfg.trainer.devices
         for split in ("valid", "test"):
             corpus = data.corpus(split)
+            if len(corpus) < devices:
+                raise UserError(
+                    f"the {split} split must have a sentence for each of trainer.devices={devices}; "
+                    f"it has {len(corpus)}"
+                )
             for side, lengths in zip(("source", "target"), corpus.lengths(), strict=True):
                 if len(lengths) and lengths.max() + 1 > most:
                     row = int(lengths.argmax())
@@ -366,6 +374,7 @@ class Job:
 
     def execute(self) -> dict[str, Any]:
         """Do what is missing; returns the run's metrics."""
+        self._check_same_data()
         if self.run.is_finished():
             console.print(f"finished already: {self.run.folder}")
             return self.run.metrics()
@@ -379,6 +388,15 @@ class Job:
         held = self._unfinished() if several(self.cfg.trainer.devices) else []
         with alone({job.run.folder: job.run.experiment for job in held}):
             return self._make()
+
+    def _check_same_data(self) -> None:
+        """Neither the key nor the folder of a run tells where its data lay, nor what was in the files."""
+        if self.run.is_finished() or self.run.last.exists():
+            inputs: Mapping[str, str] | None = None
+            with contextlib.suppress(UserError):  # they are gone: a finished run does not need them
+                inputs = self.data(0).preparation.inputs
+            if inputs is not None:
+                self.run.check_data(inputs)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return alone({self.run.folder: self.run.experiment})
@@ -400,11 +418,13 @@ class Job:
     def _make(self) -> dict[str, Any]:
         """What `execute` does, each run while no other job makes it."""
         teachers = self.teachers()
+        first = self.first_stage()
+        for job in (*teachers.values(), *([first] if first is not None else [])):
+            job._check_same_data()
         for name, job in teachers.items():
             if not job.run.is_finished() or job.undistilled():
                 with job._alone():
                     job.execute_teacher(name)
-        first = self.first_stage()
         if first is not None and not first.run.is_finished():
             first.show_plan()
             first._make()

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from mple.checks import UserError
-from mple.data.stage import disk_may_fill
+from mple.data.stage import MANIFEST, disk_may_fill
 
 NOT_IDENTITY = (
     *("outputs", "logger", "seed", "name", "hydra"),
@@ -98,6 +98,30 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", config_yaml)
         write_text(self.folder / "run.json", json.dumps(provenance(command), indent=2) + "\n")
+
+    def check_data(self, inputs: Mapping[str, str]) -> None:
+        """Was the run made from these data? By content (`Source.inputs`); a file that was packed or unpacked
+        in between is taken at its word.
+
+        Raises:
+            UserError: they are other data.
+        """
+        try:
+            made: dict[str, str] = json.loads((self.vocabulary / MANIFEST).read_text())["inputs"]
+        except (OSError, ValueError, KeyError):
+            return  # it has not come as far
+        other = [
+            name
+            for name in sorted({*made, *inputs})
+            if made.get(name) != inputs.get(name)
+            and not ({f"{name}.gz", name.removesuffix(".gz")} - {name}) & {*made, *inputs}
+        ]
+        if other:
+            named = ", ".join(other[:5]) + ", …" * (len(other) > 5)
+            raise UserError(
+                f"{self.folder} was made from other data ({named}): give these a name of their own with "
+                "data.name=NAME, or move that folder away"
+            )
 
     def keep_vocabulary(self, prepared: Path) -> None:
         """Copy the finished stage folder `prepared` to `vocabulary/`: whole or not at all, and only once.

@@ -210,6 +210,46 @@ def test_the_key_of_a_run_knows_its_teachers_and_nothing_that_it_does_not_use() 
     assert key("+experiment=oaxe_10k") != key("+experiment=oaxe_10k", "sizes.base.dropout=0.5")
 
 
+@pytest.mark.parametrize("setting", ["max_tokens=1024", "accumulate=8"])
+def test_the_size_of_a_batch_is_that_of_teachers_and_start_too(setting: str) -> None:
+    made = job("+experiment=oaxe_10k", setting)
+    name, value = setting.split("=")
+    first = made.first_stage()
+    assert first is not None
+    for other in (*made.teachers().values(), first, *first.teachers().values()):
+        assert other.cfg[name] == int(value)
+
+
+def test_a_candidate_without_a_weight_is_left_out() -> None:
+    made = job("+experiment=glat_dynkd", "proxy_target.gamma.tiny=null", "proxy_target.gamma.big=null")
+    assert made.candidates == ("small", "base", "raw")
+    assert set(made.teachers()) == {"small", "base"}
+    assert made.run.key != job("+experiment=glat_dynkd").run.key
+    nothing = [f"proxy_target.gamma.{name}=null" for name in (*EVERY_TEACHER, "raw")]
+    assert "must weigh at least one candidate" in mistake("+experiment=glat_dynkd", *nothing)
+
+
+@pytest.mark.parametrize(
+    ("data", "beta", "gamma", "updates"),
+    [
+        ("wmt14_en_de", 0.2, [0.7, 0.6, 1.3, 1.5, 2.3], 100_000),
+        ("wmt17_zh_en", 0.1, [0.9, 1.4, 1.3, 0.9, 2.0], 300_000),
+        ("wmt16_en_ro", 0.2, [1.0] * 5, 100_000),  # not in the paper
+    ],
+)
+def test_the_papers_data_have_the_papers_weights_and_teachers(
+    data: str, beta: float, gamma: list[float], updates: int
+) -> None:
+    """App. F; i = 5 is the raw data."""
+    cfg = compose("+experiment=glat_dynkd", f"data={data}")
+    assert cfg.proxy_target.beta == beta
+    assert list(cfg.proxy_target.gamma) == [*EVERY_TEACHER, "raw"]
+    assert list(cfg.proxy_target.gamma.values()) == gamma
+    assert cfg.teacher_updates == updates
+    assert compose("+experiment=glat_dynkd_noreg", f"data={data}").proxy_target.beta == 0
+    assert compose("+experiment=glat_dynkd", f"data={data}", "budget=mini").teacher_updates == 2400
+
+
 def test_chinese_is_segmented_and_scored_as_chinese() -> None:
     def settings(src: str, tgt: str) -> tuple[object, ...]:
         data = compose("data=tatoeba", "data.root=x", f"data.src_lang={src}", f"data.tgt_lang={tgt}").data
@@ -275,9 +315,8 @@ def test_the_reference_that_is_aligned_is_a_choice(
 ) -> None:
     made = job(f"+experiment={experiment}", f"proxy_target/reference={reference}")
     assert made.candidates == candidates
-    assert made.plain["proxy_target"]["reference"] == OmegaConf.to_container(
-        compose(f"proxy_target={reference}").proxy_target
-    )
+    alone = compose(f"proxy_target={reference}").proxy_target
+    assert made.plain["proxy_target"]["reference"] == OmegaConf.to_container(alone, resolve=True)
     is_default = made.run.key == job(f"+experiment={experiment}").run.key
     assert is_default == (reference == "kd")
 

@@ -1,9 +1,11 @@
 """A finished run from its folder alone: everything that it needs is there, and nothing there is executed."""
 
+import gzip
 import shutil
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 import yaml
@@ -13,7 +15,7 @@ from mple.data.vocabulary import load_vocabularies
 from mple.model.autoregressive import Autoregressive
 from mple.run import Run
 from mple.trained import load
-from tests.runs import MAX_LENGTH, random_run, sentences, text_job
+from tests.runs import CONF, MAX_LENGTH, job, random_run, sentences, text_job, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +281,29 @@ def test_a_run_keeps_its_vocabulary_whole_and_goes_on_with_no_other(tmp_path: Pa
     with pytest.raises(UserError, match="the vocabulary that it began with"):
         run.keep_vocabulary(prepared["one"])
     assert (run.vocabulary / "tgt" / "vocabulary.json").read_text() == "two"
+
+
+def test_a_run_is_not_taken_for_one_of_other_data(tmp_path: Path) -> None:
+    """A run's key does not say where its data lay, nor what was in the files: their contents do."""
+    random_run(tmp_path, "+experiment=at")
+    finished = text_job(tmp_path, "+experiment=at")
+    metrics = finished.execute()
+    root = tmp_path / "corpus"
+
+    (root / "valid.de.gz").write_bytes(gzip.compress((root / "valid.de").read_bytes()))
+    (root / "valid.de").unlink()
+    assert job(*finished.overrides).execute() == metrics  # packed in between
+    root.rename(tmp_path / "moved")
+    assert job(*finished.overrides).execute() == metrics  # a finished run needs no data
+
+    write_corpus(root)
+    (root / "test.en").write_text((root / "test.en").read_text().replace("man", "lad"))
+    said = r"at_base/.* was made from other data \(test\.en\): .* data\.name=NAME"
+    with pytest.raises(UserError, match=said):
+        job(*finished.overrides).execute()
+    assert job(*finished.overrides, "data.name=other").run.folder != finished.run.folder
+    student = text_job(tmp_path, "+experiment=vanilla_kd")
+    (root / "test.en").write_text((root / "test.en").read_text().replace("man", "lad"))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(UserError, match=said):
+        student.execute()  # whose teacher it would be
+    assert not list((tmp_path / "outputs").glob("vanilla_kd*"))

@@ -318,6 +318,11 @@ class Preparation:
     def _inputs(self) -> dict[str, str]:
         return self.source.inputs()
 
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """What identifies the raw data, by content."""
+        return self._inputs
+
     def stages(self) -> dict[str, Stage]:
         """By name: "vocabulary", "train", "valid", "test"."""
         languages = {"src_lang": self.source.src_lang, "tgt_lang": self.source.tgt_lang}

@@ -198,8 +198,12 @@ class TranslationData(pl.LightningDataModule):
 
     def _evaluation(self, split: str) -> "EvaluationLoader":
         make, (src, tgt) = self._view(split)
-        share = evaluation_batches(src, tgt, self.max_tokens)[self._rank :: self._world_size]
-        return EvaluationLoader(make, share, self.num_workers)
+        size = self.max_tokens
+        batches = evaluation_batches(src, tgt, size)
+        while len(batches) < self._world_size and size > 1:  # no process may stay without one
+            size //= 2
+            batches = evaluation_batches(src, tgt, size)
+        return EvaluationLoader(make, batches[self._rank :: self._world_size], self.num_workers)
 
     def _view(self, split: str) -> tuple[Callable[[np.ndarray], Batch], tuple[np.ndarray, np.ndarray]]:
         """How to make a batch of a split from indices, and the lengths that the indices count."""

@@ -123,8 +123,12 @@ class UpdateModule(pl.LightningModule):
             )
             self.manual_backward(loss)
             self._remember(minimised | logged)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of 16-mixed alone
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)  # type: ignore[union-attr]
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.adam.clip_norm or math.inf)
-        self._remember({"gradient_norm": Mean(norm.detach().float(), torch.ones_like(norm))})
+        if scaler is None or norm.isfinite():  # else the scale was too large: `step` lowers it and skips
+            self._remember({"gradient_norm": Mean(norm.detach().float(), torch.ones_like(norm))})
         optimizer.step()  # type: ignore[union-attr]
         if self.global_step % self.log_every == 0:
             self._report(rate)

@@ -28,7 +28,8 @@ class DynamicKD:
     """The candidate of smallest L_NAT + L̂'_target.
 
     gamma: candidate name -> γ_i, the weight of agreeing with it. Its keys are the candidates Γ, teachers and
-        "raw". A candidate agrees with itself by 100, as in Eq. 21, so γ_i also is a bias towards i.
+        "raw"; one whose weight is None is left out. A candidate agrees with itself by 100, as in Eq. 21, so
+        γ_i also is a bias towards i.
     beta: β, in nats per BLEU point; 0 switches the regulariser off (the paper's "w/o Regularizer").
     nll: "mean" over the tokens of a candidate, or "sum".
     normalize_gamma: divide γ by its sum.
@@ -43,30 +44,31 @@ class DynamicKD:
 
     says_blank: ClassVar[bool] = False
 
-    gamma: Mapping[str, float | int]
+    gamma: Mapping[str, float | int | None]
     beta: float | int = 0.2
     nll: str = "mean"
     normalize_gamma: bool = True
-    _names: tuple[str, ...] = field(init=False, repr=False)
+    _weights: Mapping[str, float | int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.number("proxy_target.beta", self.beta, 0, unit="nats per BLEU point")
         checks.one_of("proxy_target.nll", self.nll, ("mean", "sum"))
-        if not self.gamma:
+        weights = {name: weight for name, weight in self.gamma.items() if weight is not None}
+        if not weights:
             raise UserError("proxy_target.gamma must weigh at least one candidate; got none")
-        for name, weight in self.gamma.items():
+        for name, weight in weights.items():
             checks.number(f"proxy_target.gamma.{name}", weight, 0)
-        if self.normalize_gamma and sum(self.gamma.values()) == 0:
+        if self.normalize_gamma and sum(weights.values()) == 0:
             raise UserError("proxy_target.gamma must not be all 0 when it is normalised")
-        object.__setattr__(self, "_names", tuple(self.gamma))
+        object.__setattr__(self, "_weights", weights)
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        return self._names
+        return tuple(self._weights)
 
     def distortion(self, scores: Float[Tensor, "B K K"]) -> Float[Tensor, "B K"]:
         """L̂'_target of every candidate, in nats."""
-        gamma = scores.new_tensor([self.gamma[name] for name in self._names])
+        gamma = scores.new_tensor(list(self._weights.values()))
         if self.normalize_gamma:
             gamma = gamma / gamma.sum()
         return -self.beta * torch.einsum("i,bik->bk", gamma, scores)
@@ -78,7 +80,7 @@ class DynamicKD:
     def __call__(self, batch: Batch, snapshot: Snapshot) -> Target:
         assert batch.tgt_candidates is not None
         assert batch.candidate_scores is not None
-        assert batch.candidate_names == self._names, (batch.candidate_names, self._names)
+        assert batch.candidate_names == self.candidates, (batch.candidate_names, self.candidates)
         candidates = batch.tgt_candidates
         ease = self.cost(snapshot.candidate_nll(candidates), (candidates != PAD).sum(-1))
         distortion = self.distortion(batch.candidate_scores)
@@ -88,10 +90,10 @@ class DynamicKD:
         return Target(target.tokens, target.counts, target.reference, self._log(choice, ease, distortion))
 
     def _log(self, choice: Tensor, ease: Tensor, distortion: Tensor) -> dict[str, Mean]:
-        log = {f"selected_{name}": Mean.of((choice == k).float()) for k, name in enumerate(self._names)}
+        log = {f"selected_{name}": Mean.of((choice == k).float()) for k, name in enumerate(self.candidates)}
         log["nll_alone"] = Mean.of((choice == ease.argmin(1)).float())
         log["agreement_alone"] = Mean.of((choice == distortion.argmin(1)).float())
-        if len(self._names) > 1:
+        if len(self._weights) > 1:
             best = (ease + distortion).topk(2, 1, largest=False).values
             log["margin_nats"] = Mean.of(best[:, 1] - best[:, 0])
         return log

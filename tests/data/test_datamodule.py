@@ -191,6 +191,21 @@ def test_ranks_share_updates_and_evaluation(root: Path, monkeypatch: pytest.Monk
     assert sorted(left_evaluated + right_evaluated) == sorted(evaluated)
 
 
+def test_no_process_stays_without_a_batch_of_evaluation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning refuses an empty loader, and would do so after all of training."""
+    expected = sorted(line for batch in make(root).val_dataloader() for line in batch.ids.tolist())
+    alone = make(root, max_tokens=1_000_000).val_dataloader()
+    assert len(alone) == 1
+    seen: list[int] = []
+    for rank in range(5):
+        monkeypatch.setattr(TranslationData, "_world_size", 5)
+        monkeypatch.setattr(TranslationData, "_rank", rank)
+        loader = make(root, max_tokens=1_000_000).val_dataloader()
+        assert len(loader) >= 1
+        seen += [line for batch in loader for line in batch.ids.tolist()]
+    assert sorted(seen) == expected
+
+
 def test_errors(root: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"data\.max_tokens must be at least data\.max_length \+ 1 = 51; got 50"

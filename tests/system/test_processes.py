@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -74,12 +75,16 @@ def module(proxy_input: ProxyInput, clip_norm: float) -> NonAutoregressive:
 
 
 def fit(
-    learner: NonAutoregressive, updates: list[list[Batch]], processes: int = 1
+    learner: NonAutoregressive,
+    updates: list[list[Batch]],
+    processes: int = 1,
+    plugin: MixedPrecision | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(weights, last report) after training on this process' `updates`."""
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=processes,
+        plugins=plugin,
         strategy="ddp" if processes > 1 else "auto",
         max_steps=len(updates),
         logger=False,
@@ -92,6 +97,38 @@ def fit(
     trainer.fit(learner, DataLoader(updates, batch_size=None, collate_fn=lambda item: item))  # type: ignore[arg-type]
     report = {key: value for key, value in learner.results.items() if not key.startswith("speed/")}
     return learner.state_dict(), report
+
+
+class HalfPrecision(MixedPrecision):
+    """fp16 autocast on the CPU with a real scaler, which Lightning makes for GPUs alone."""
+
+    def __init__(self, scale: float):
+        super().__init__("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=scale))  # type: ignore[arg-type]
+
+
+def test_the_loss_scale_of_fp16_is_taken_out_before_clipping() -> None:
+    update = micro_batches()
+    plain, scaled = module(Blank(), clip_norm=0.1), module(Blank(), clip_norm=0.1)
+    norm = fit(plain, [update])[1]["train/gradient_norm"]
+    assert norm > 0.1
+    found = fit(scaled, [update], plugin=HalfPrecision(1024.0))[1]["train/gradient_norm"]
+    assert found == pytest.approx(norm, rel=0.05)
+    for learner in (plain, scaled):
+        squares = [(p.grad**2).sum() for p in learner.parameters() if p.grad is not None]
+        assert float(torch.stack(squares).sum().sqrt()) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_an_update_whose_loss_scale_was_too_large_is_skipped() -> None:
+    """A scaler looks for the largest scale by trying: an overflow now and then is no divergence."""
+    learner = module(Blank(), clip_norm=0.1)
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    precision = HalfPrecision(2.0**40)
+    after, report = fit(learner, [micro_batches()], plugin=precision)
+    assert "train/gradient_norm" not in report
+    assert precision.scaler is not None
+    assert precision.scaler.get_scale() < 2.0**40
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
 
 
 @pytest.mark.parametrize("proxy_input", [Blank(), Glancing(start=0.8, stop=0.5)], ids=["vanilla", "glat"])
