@@ -1,18 +1,19 @@
 """Keep what finished runs measured, without their weights and texts: small enough for a repository.
 
     python -m experiments.record                                # outputs/ -> experiments/results/runs/
-    python -m experiments.report --outputs experiments/results/runs --data grammar
+    python -m experiments.report --records experiments/results/runs --data grammar
     python -m experiments.reproduce --records experiments/results/runs --seeds 3   # makes what is not there
 
 Of a run the record keeps, under the same path, `metrics.json`, the reports of its evaluations, what its
 input predictor measured, and what corpus BLEU sums up for each test sentence (numbers, no words), so that
 two runs can still be compared over sentences. A run of the same configuration and seed that was made again
-replaces the older record. Tables and figures are made of a record as of the runs themselves; only what would
-need the weights is not to be had, and `reproduce` trains again for it.
+replaces the older record, and never a later one. Tables and figures are made of a record as of the runs
+themselves; only what would need the weights is not to be had, and `reproduce` trains again for it.
 """
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,15 +28,19 @@ RECORDS = Path("experiments/results/runs")
 KEPT = ("metrics.json", "evaluations/*.json", "input_predictor/*/input_predictor.json")
 
 
-def record(run: Finished, to: Path) -> Path:
-    """Write the record of one run; returns its folder. Reports of the same run that it lacks are kept.
+def record(run: Finished, to: Path) -> Path | None:
+    """Write the record of one run; returns its folder, or None where there is one of a later run. Reports of
+    the same run that it lacks are kept.
 
     Raises:
         OSError: it cannot be written.
     """
     folder = to.joinpath(*run.folder.parts[-4:])
-    old = folder / "metrics.json"
-    if old.exists() and not is_same(json.loads(old.read_text(encoding="utf-8")), run.record):
+    path = folder / "metrics.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if old is not None and not is_same(old, run.record):
+        if run.record.get("date", "") < old.get("date", ""):
+            return None
         shutil.rmtree(folder)  # another run of the configuration: its reports speak of other weights
     for pattern in KEPT:
         for path in sorted(run.folder.glob(pattern)):
@@ -43,10 +48,10 @@ def record(run: Finished, to: Path) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text(encoding="utf-8")
             # Where data and outputs lie on this machine is nobody's business.
-            if (root := run.override("data.root")) is not None:
-                text = text.replace(root, "FOLDER")
-            if (outputs := run.override("outputs")) is not None and Path(outputs).is_absolute():
-                text = text.replace(outputs.rstrip("/"), "outputs")
+            for name, word in (("data.root", "FOLDER"), ("outputs", "outputs")):
+                place = run.override(name)
+                if place is not None and Path(place).is_absolute():
+                    text = re.sub(rf"{re.escape(place.rstrip('/'))}(?![\w.-])", word, text)
             copy.write_text(text, encoding="utf-8")
     if not (folder / COUNTS).exists() and (counts := sentence_counts(run)) is not None:
         np.savetxt(folder / COUNTS, counts, fmt="%d", delimiter=",")
@@ -66,12 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = [run for run in Library(Study(options.outputs)).all() if options.data in (None, run.data)]
         if not runs:
             raise UserError(f"no finished run to record below {options.outputs}")
-        for run in runs:
-            record(run, options.to)
+        kept = [run.folder for run in runs if record(run, options.to) is None]
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"recorded: {len(runs)} runs in {options.to}")
+    for folder in kept:
+        print(f"left alone, since a later run is recorded: {folder}")
+    print(f"recorded: {len(runs) - len(kept)} runs in {options.to}")
     return 0
 
 

@@ -178,8 +178,14 @@ def verdict_html(verdict: Verdict) -> str:
     )
 
 
-def page(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -> str:
-    """The whole page."""
+def only_of_claims(items: Sequence[Item], library: Library) -> list[str]:
+    """The commands that the claims lack and no item does."""
+    of_items = {str(entry) for one in items for entry in one.missing}
+    return [str(entry) for entry in library.missing if str(entry) not in of_items]
+
+
+def page(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict], more: Sequence[str]) -> str:
+    """The whole page. more: commands that only the claims lack."""
     links = "".join(f'<a href="#{one.name}">{html.escape(one.title.partition(":")[0])}</a>' for one in items)
     return f"""<!doctype html>
 <html lang="en">
@@ -198,6 +204,7 @@ def page(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -> st
 <section id="claims"><h2>The paper's claims at this scale: {tally(verdicts)}</h2>
 <p class="lead">{html.escape(RULE)}</p>
 {"".join(map(verdict_html, verdicts))}
+{missing_html(more)}
 </section>
 {"".join(map(item_html, items))}
 </main>
@@ -232,7 +239,7 @@ def table_markdown(one: Item) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
 
 
-def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -> str:
+def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict], more: Sequence[str]) -> str:
     """What the page says, with links to the pictures beside it."""
     text = [
         f"# The paper's tables and figures on {study.data}",
@@ -256,7 +263,7 @@ def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict]) -
             text.append(f"![{one.title}]({one.stem}.svg)")
         notes = [*one.notes, *([origin] if (origin := origin_of(one.lines)) else [])]
         text += ["\n".join(f"- {note}" for note in notes)] if notes else []
-    missing = {str(entry) for one in items for entry in one.missing}
+    missing = {*more, *(str(entry) for one in items for entry in one.missing)}
     if missing:
         text.append(f"{len(missing)} commands are still to be given; `make paper` gives them.")
     return "\n\n".join(text) + "\n"
@@ -278,12 +285,13 @@ def write(study: Study, path: Path, second: str | None = None) -> Path:
         )
     library = Library(replace(study))
     verdicts = [claim(library) for claim in claims.CLAIMS]
+    more = only_of_claims(items, library)
     for one in items:
         if one.is_measured:
             item.write(one, path.parent)
-    path.write_text(page(study, items, verdicts), encoding="utf-8")
+    path.write_text(page(study, items, verdicts, more), encoding="utf-8")
     path.with_name(f"{path.stem}_{study.data}.md").write_text(
-        markdown(study, items, verdicts), encoding="utf-8"
+        markdown(study, items, verdicts, more), encoding="utf-8"
     )
     return path
 

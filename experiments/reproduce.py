@@ -171,7 +171,7 @@ def execute(
     Raises:
         UserError: a command failed, without `keep_going`; those that run beside it come to their end first.
     """
-    failed: list[str] = []
+    failed: dict[tuple[str, ...], str] = {}
     given: set[tuple[str, ...]] = set()
     busy: dict[Future[int], Missing] = {}
     wanted = missing(study, second, only)
@@ -191,12 +191,15 @@ def execute(
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 entry = busy.pop(future)
                 if status := future.result():
-                    failed.append(f"status {status}: {shlex.join(entry.command)}")
+                    failed[entry.command] = f"status {status}: {shlex.join(entry.command)}"
                 if entry.stage != EVALUATE:  # its run now has a name, which others of its commands need
                     wanted = [one for one in missing(study, second, only) if one.command not in given]
+    for entry in missing(study, second, only):
+        if entry.command in given - failed.keys():
+            failed[entry.command] = f"status 0, and what it makes is not found: {entry}"
     if failed and not keep_going:
-        raise UserError(f"a command ended with {failed[0]}")
-    for line in failed:
+        raise UserError(f"a command ended with {next(iter(failed.values()))}")
+    for line in failed.values():
         print(f"failed with {line}", file=sys.stderr)
     for entry in wanted:
         print(f"left out, since it needs one that failed: {entry}", file=sys.stderr)

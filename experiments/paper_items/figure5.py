@@ -1,6 +1,7 @@
 """Figure 5: L_NAT of proxies against C of the data; and L̂_MPLE against BLEU, with r and the β curve."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import matplotlib
@@ -34,6 +35,21 @@ def line(library: Library, label: str) -> Line:
     return Line(label, cells, tuple(library.runs(training)))
 
 
+def together(
+    x: np.ndarray, y: np.ndarray, names: Sequence[str], near: float = 0.03
+) -> dict[tuple[float, float], list[str]]:
+    """The names of points so close that their labels would lie on each other, at the first of them."""
+    groups: dict[tuple[float, float], list[str]] = {}
+    for place, name in zip(zip(x.tolist(), y.tolist(), strict=True), names, strict=True):
+        close = (
+            other
+            for other in groups
+            if abs(other[0] - place[0]) <= near * np.ptp(x) and abs(other[1] - place[1]) <= near * np.ptp(y)
+        )
+        groups.setdefault(next(close, (place[0], place[1])), []).append(name)
+    return groups
+
+
 def draw(
     lines: tuple[Line, ...], c: Number | None, targets: correlation.Points, beta: float
 ) -> matplotlib.figure.Figure:
@@ -52,6 +68,9 @@ def draw(
         panels[0].set(title="L_NAT against C", ylabel="bits per token", ylim=(0, None))
         paper_c = paper_number(paper_row("table1", "WMT14 En-De", "dataset"), "total_correlation")
         panels[0].axhline(paper_c, color=plots.THEIRS, linewidth=1, linestyle=":")
+        panels[0].annotate(
+            "C, paper", (len(lines) - 0.5, paper_c), color=plots.THEIRS, ha="right", va="bottom", fontsize=8
+        )
         if c is not None:
             panels[0].axhline(c.mean, color=plots.WARM, linewidth=1.2)
             panels[0].annotate(
@@ -61,10 +80,9 @@ def draw(
             table = MpleTable(targets.rows)
             total = table.total(beta)
             panels[1].plot(total, table.bleu, "o", color=plots.OURS, markersize=5)
-            for x, y, name in zip(total, table.bleu, table.names, strict=True):
-                panels[1].annotate(
-                    name.removeprefix("KD + "), (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points"
-                )
+            for place, names in together(total, table.bleu, table.names).items():
+                label = ", ".join(name.removeprefix("KD + ") for name in names)
+                panels[1].annotate(label, place, fontsize=7, xytext=(4, 3), textcoords="offset points")
             panels[1].set(xlabel=f"L_MPLE (β = {beta:g}, bits per token)", ylabel="BLEU")
             panels[1].set_title(f"r = {report.r.value:.2f} [{report.r.low:.2f}, {report.r.high:.2f}]")
             panels[1].margins(x=0.2)

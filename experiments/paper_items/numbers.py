@@ -25,11 +25,13 @@ OVER_SEEDS, OVER_SENTENCES, NO_INTERVAL = "over seeds", "over sentences", "no in
 
 @dataclass(frozen=True)
 class Number:
-    """values: by seed. sentences: by seed, (low, high) over sentences. note: its origin, where unusual."""
+    """values: by seed. sentences: by seed, (low, high) over sentences. note: its origin, where unusual.
+    over: what the intervals in `sentences` are of, where it is not sentences."""
 
     values: Mapping[int, float]
     sentences: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
+    over: str = OVER_SENTENCES
 
     @property
     def mean(self) -> float:
@@ -41,15 +43,20 @@ class Number:
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     @property
+    def _varies(self) -> bool:
+        """Do its seeds differ?"""
+        return self.sd is not None and self.sd > _ROUNDING * max(1.0, abs(self.mean))
+
+    @property
     def basis(self) -> str:
         """What `interval` is over."""
-        if self.sd is not None and self.sd > _ROUNDING * max(1.0, abs(self.mean)):
+        if self._varies:
             return OVER_SEEDS
-        return OVER_SENTENCES if set(self.values) <= set(self.sentences) else NO_INTERVAL
+        return self.over if set(self.values) <= set(self.sentences) else NO_INTERVAL
 
     def interval(self) -> Interval | None:
         """The 95% interval; None where nothing says how sure the number is."""
-        if self.basis == OVER_SEEDS:
+        if self._varies:
             return student(list(self.values.values()))
         if self.basis == NO_INTERVAL:
             return None
@@ -72,20 +79,24 @@ class Number:
                 right = Interval(other.values[seed], *other.sentences[seed], LEVEL)
                 found = difference(left, right)
                 sentences[seed] = (found.low, found.high)
-        return Number(values, sentences)
+        over = " and ".join(dict.fromkeys((self.over, other.over)))
+        return Number(values, sentences, over=over)
 
     def __neg__(self) -> "Number":
         sentences = {seed: (-high, -low) for seed, (low, high) in self.sentences.items()}
-        return Number({seed: -value for seed, value in self.values.items()}, sentences, self.note)
+        return Number({seed: -value for seed, value in self.values.items()}, sentences, self.note, self.over)
 
     def scaled(self, factor: float) -> "Number":
         """Every value times a positive `factor`."""
         sentences = {seed: (factor * low, factor * high) for seed, (low, high) in self.sentences.items()}
-        return Number({seed: factor * value for seed, value in self.values.items()}, sentences, self.note)
+        return Number(
+            {seed: factor * value for seed, value in self.values.items()}, sentences, self.note, self.over
+        )
 
     def _as_one(self) -> "Number":
         interval = self.interval()
-        return Number({0: self.mean}, {} if interval is None else {0: (interval.low, interval.high)})
+        ends = {} if interval is None else {0: (interval.low, interval.high)}
+        return Number({0: self.mean}, ends, over=self.basis)
 
     def __str__(self) -> str:
         return self.text(".3f")

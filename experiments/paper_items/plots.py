@@ -1,5 +1,6 @@
 """The pictures' look, and the small multiples that every table gets. SVG text takes the page's colour."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -104,8 +105,11 @@ def versus(lines: Sequence["Line"], columns: Mapping[str, str]) -> Figure:
                 cell = line.cells.get(column)
                 if cell is not None and cell.paper is not None:
                     one.plot([cell.paper], [y], "D", color=THEIRS, fillstyle="none", markersize=5)
-                if cell is not None and cell.ours is not None:
+                if cell is not None and cell.ours is not None and math.isfinite(cell.ours.mean):
                     dots(one, y, cell.ours)
+                elif cell is not None and cell.ours is not None:  # beyond all that was looked at
+                    place = one.get_yaxis_transform()
+                    one.plot([1], [y], ">", color=OURS, markersize=6, transform=place, clip_on=False)
             one.set_title(column)
             one.grid(axis="y")
             one.set_yticks(range(len(lines)), [line.label for line in lines])

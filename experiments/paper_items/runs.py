@@ -6,14 +6,15 @@
     library.missing                                          # commands, in the order of asking
 
 A run is known by its `metrics.json` alone: the experiment's name, the data, and the overrides of its command.
-A run whose command changes a setting that the item does not ask for (`proxy_target.beta=1`) is another one.
+A run whose command changes a setting that the item does not ask for (`proxy_target.beta=1`) is another one;
+one whose command only spells out what is so anyway, as a sweep does, is not.
 """
 
 import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mple.data.corpus import Corpus
 from mple.estimator.paired_bleu import counts
 
 CONF = Path(__file__).parents[2] / "conf"
-NEUTRAL = ("+experiment", "size", "name", "seed", "teacher_seed", "data", "budget", "outputs", "logger")
+NEUTRAL = ("experiment", "sweep", "name", "seed", "teacher_seed", "data", "budget", "outputs", "logger")
 NEUTRAL_DATA = ("data.root", "data.src_lang", "data.tgt_lang", "data.name")
 NEUTRAL_PARTS = ("logger.", "trainer.", "hydra.", "hydra/")
 """Overrides that do not make another row of a table: where and on what machine, and what the name tells."""
@@ -83,6 +84,11 @@ class Evaluation:
     accepts: Callable[[Mapping[str, Any]], bool] = field(default=lambda settings: True, compare=False)
 
 
+def _is_of(settings: Mapping[str, Any], split: str) -> bool:
+    """Was this split measured? (Where it is not said, it is the evaluation's own.)"""
+    return settings.get("estimator", {}).get("split", split) == split
+
+
 def names(path: str, folder: Path | str) -> bool:
     """Is `path` the run's `folder` (…/<experiment>/<data>/<key>/seed<k>) or one above it? Whatever the folder
     of all runs is: a recorded run lies elsewhere than where it was made."""
@@ -96,7 +102,8 @@ def total_correlation(other: Path | str, text: str = "raw") -> Evaluation:
 
     def accepts(settings: Mapping[str, Any]) -> bool:
         named = settings["estimator"].get("at")
-        return named is not None and names(named, other)
+        is_of = _is_of(settings, "test" if text == "raw" else "valid")
+        return is_of and named is not None and names(named, other)
 
     return Evaluation("total_correlation", (f"estimator.at={other}", *split), accepts)
 
@@ -108,7 +115,8 @@ def latency(other: Path | str) -> Evaluation:
         asked = settings["estimator"]
         named, sentences = asked.get("at"), asked.get("sentences")
         is_enough = (sentences is None or sentences >= 200) and 1 in asked.get("batch_sizes", ())
-        return is_enough and named is not None and names(named, other)
+        is_of = is_enough and _is_of(settings, "test")
+        return is_of and named is not None and names(named, other)
 
     few = ("estimator.batch_sizes=[1]", "estimator.sentences=200")
     return Evaluation("latency", (f"estimator.at={other}", *few), accepts)
@@ -117,16 +125,15 @@ def latency(other: Path | str) -> Evaluation:
 def _reranked(settings: Mapping[str, Any]) -> bool:
     decoding = settings.get("decoding") or {}
     beam = (decoding.get("lengths") or {}).get("beam")
-    return (beam, decoding.get("deduplicate")) == (3, "token") and "OnePass" in str(decoding.get("fill"))
+    is_so = (beam, decoding.get("deduplicate")) == (3, "token") and "OnePass" in str(decoding.get("fill"))
+    return is_so and _is_of(settings, "test")
 
 
-def _has_files(settings: Mapping[str, Any]) -> bool:
-    return bool((settings["estimator"].get("references") or {}).get("paths"))
-
-
+BETA = 0.2
+"""The β of estimator=mple where none is given."""
 MPLE = Evaluation("mple")
-"""With the references that the data know; `Library.measured` gives Multi30k its descriptions."""
-CONFIDENCE = Evaluation("confidence")
+"""With the references that the data know; `Library.mple` adds the study's β and Multi30k's descriptions."""
+CONFIDENCE = Evaluation("confidence", accepts=lambda settings: _is_of(settings, "test"))
 LIKELIHOOD = Evaluation("likelihood")
 COUNTS = "bleu_counts.test.csv.gz"
 """Of a recorded run: its outputs themselves are not recorded."""
@@ -141,8 +148,7 @@ LPD = Evaluation(
 class Finished:
     """One finished run, read from its files.
 
-    recorded: what a record kept of it (`experiments.record`); `folder` is the same where nothing else is
-    there, and then the run has no weights.
+    recorded: what a record kept of it (`experiments.record`), beside `folder` or the same.
     """
 
     folder: Path
@@ -151,7 +157,8 @@ class Finished:
 
     @property
     def has_weights(self) -> bool:
-        return self.folder != self.recorded
+        """A record has none."""
+        return (self.folder / "averaged.pt").exists()
 
     def files(self, pattern: str) -> list[Path]:
         """Its own files and the recorded ones."""
@@ -214,7 +221,7 @@ class Study:
     outputs: folder of the runs. data: the data's name, as below a run's folder. seeds: 1 … seeds are wanted;
     other seeds are used too. budget: only runs of it; None takes any. root: `data.root` of commands.
     records: folder of recorded runs, which count as made; None is none. degrees: also the grammar at other
-    probabilities of its modes (Tables 1 and 5).
+    probabilities of its modes (Tables 1 and 5). beta: of L_target, bits per BLEU point.
     """
 
     outputs: Path = Path("outputs")
@@ -224,6 +231,7 @@ class Study:
     root: str | None = None
     records: Path | None = None
     degrees: bool = False
+    beta: float = BETA
 
 
 def default_budget(data_file: str) -> str:
@@ -243,6 +251,23 @@ def hides(experiment: str) -> bool:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     chosen = re.search(r"^ +- override /proxy_input: (\w+)", text, re.MULTILINE)
     return chosen is not None and chosen[1] != "blank"
+
+
+@cache
+def configuration(overrides: tuple[str, ...]) -> str | None:
+    """What train.py makes of them; None where it does not take them (any more)."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    import mple.launch  # noqa: F401  (the resolvers that conf/ uses)
+
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_yaml(hydra.compose("train", list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException):
+        return None
 
 
 LANGUAGES = {"multi30k": ("de", "en"), "tatoeba": ("en", "de")}
@@ -328,6 +353,7 @@ class Library:
         self.missing: list[Missing] = []
         self.notes: list[str] = []
         self._runs: dict[tuple[str, str], list[Finished]] = {}
+        self._budgets: dict[str, str] = {}
         own = _by_identity(study.outputs)
         recorded = {} if study.records is None else _by_identity(study.records)
         for identity in dict.fromkeys((*own, *recorded)):
@@ -339,8 +365,15 @@ class Library:
 
     def on(self, data: str) -> "Library":
         """The same runs' folder, another data set; what is missing there is noted here."""
+        return self._with(data=data)
+
+    def at_beta(self, beta: float) -> "Library":
+        """The same with another β: the paper chose one for each language pair."""
+        return self._with(beta=beta)
+
+    def _with(self, **changes: Any) -> "Library":
         other = object.__new__(Library)
-        other.__dict__ = self.__dict__ | {"study": Study(**(vars(self.study) | {"data": data}))}
+        other.__dict__ = self.__dict__ | {"study": replace(self.study, **changes)}
         return other
 
     def all(self) -> list[Finished]:
@@ -353,15 +386,19 @@ class Library:
 
     def runs(self, training: Training, note: bool = True) -> list[Finished]:
         """The runs of a row, by seed; wanted seeds that are missing are noted."""
-        asked = {value.partition("=")[0] for value in training.overrides}
         groups: dict[str, list[Finished]] = {}
         for run in self._runs.get((training.name, self.study.data), []):
-            if self._is_plain(run, asked) and self.study.budget in (None, run.budget):
+            if self.study.budget in (None, run.budget) and self._is_plain(run, training):
                 groups.setdefault(run.record["key"], []).append(run)
         runs = max(groups.values(), key=lambda g: (len(g), g[-1].record.get("date", "")), default=[])
         if len(groups) > 1:
             used = runs[0].record["key"]
             self._note(f"{training.name} has several configurations ({', '.join(groups)}); {used} is shown")
+        if runs:
+            self._budgets.setdefault(runs[0].budget, training.name)
+            if len(self._budgets) > 1:
+                found = ", ".join(f"{name} of {budget}" for budget, name in self._budgets.items())
+                self._note(f"runs of several budgets stand beside each other ({found}); --budget chooses one")
         if note:
             have = {run.seed for run in runs}
             for seed in range(1, self.study.seeds + 1):
@@ -397,18 +434,28 @@ class Library:
         return found
 
     def mple(self) -> Evaluation:
-        """`MPLE` as it is asked for of the study's data. Multi30k gets its five descriptions of an image for
-        references: not translations, but a single target would be the raw target itself. One of the 1,014
-        sources is also in training."""
-        if not self.study.data.startswith("multi30k"):
-            return MPLE
-        (option,) = self._root("multi30k")
-        language = self.study.data.rpartition("-")[2]
-        root = option.removeprefix("data.root=")
-        paths = ",".join(f"{root}/descriptions.val.{k}.{language}.gz" for k in range(1, 6))
-        references = {"paths": f"[{paths}]", "label": "descriptions", "allow_leak": "true"}
-        overrides = (f"estimator.references.{name}={value}" for name, value in references.items())
-        return Evaluation("mple", ("estimator/references=files", *overrides), _has_files)
+        """`MPLE` as it is asked for of the study's data and β. Multi30k gets its five descriptions of an
+        image for references: not translations, but a single target would be the raw target itself. One of the
+        1,014 sources is also in training."""
+        beta = self.study.beta
+        overrides = [] if beta == BETA else [f"estimator.beta={beta:g}"]
+        is_multi30k = self.study.data.startswith("multi30k")
+        if is_multi30k:
+            (option,) = self._root("multi30k")
+            language = self.study.data.rpartition("-")[2]
+            root = option.removeprefix("data.root=")
+            paths = ",".join(f"{root}/descriptions.val.{k}.{language}.gz" for k in range(1, 6))
+            references = {"paths": f"[{paths}]", "label": "descriptions", "allow_leak": "true"}
+            overrides.append("estimator/references=files")
+            overrides += [f"estimator.references.{name}={value}" for name, value in references.items()]
+
+        def accepts(settings: Mapping[str, Any]) -> bool:
+            asked = settings["estimator"]
+            has_files = bool((asked.get("references") or {}).get("paths"))
+            is_so = asked.get("beta", beta) == beta and _is_of(settings, "valid")
+            return is_so and (has_files or not is_multi30k)
+
+        return Evaluation("mple", tuple(overrides), accepts)
 
     def folder(self, training: Training, run: Finished) -> str:
         """Where the weights of a run are. Where only its record is left, its training is noted as missing."""
@@ -463,11 +510,22 @@ class Library:
         estimator = () if wanted.name == "text" else (f"estimator={wanted.name}",)
         return ("python", "evaluate.py", f"run={folder}", *estimator, *wanted.overrides)
 
-    def _is_plain(self, run: Finished, asked: set[str]) -> bool:
+    def _is_plain(self, run: Finished, training: Training) -> bool:
+        """Does the run's command change nothing that the row does not ask for?"""
         is_named = run.override("data.name") == self.study.data  # then the name tells the grammar's modes
         parts = (*NEUTRAL_PARTS, "data.modes.") if is_named else NEUTRAL_PARTS
-        changed = {value.partition("=")[0] for value in run.overrides} - asked - {*NEUTRAL, *NEUTRAL_DATA}
-        return all(key.startswith(parts) for key in changed)
+        known = {*NEUTRAL, *NEUTRAL_DATA, *(word.partition("=")[0] for word in training.overrides)}
+        more = [
+            word
+            for word in run.overrides
+            if (key := word.lstrip("+").partition("=")[0]) not in known and not key.startswith(parts)
+        ]
+        if not more:
+            return True
+        asked = tuple(word for word in self.train_command(training, run.seed)[2:] if "$(" not in word)
+        asked = tuple(f"budget={run.budget}" if word.startswith("budget=") else word for word in asked)
+        plain = configuration(asked)
+        return plain is not None and configuration((*asked, *more)) == plain
 
     @property
     def budget(self) -> str:

@@ -135,8 +135,9 @@ def make(library: Library) -> Item:
         title="Table 5: the size of an AT that performs like the NAT",
         about=(
             "The two neighbouring AT sizes between which the NAT's BLEU lies, in per cent of the NAT's "
-            "parameters, and the BLEU of these two; 0 where the smallest AT is better already, inf where no "
-            "AT is, and then there is no BLEU at that end. A large C should let a small AT do."
+            "parameters, and the BLEU of these two; 0 where the smallest AT is better already, inf (an arrow "
+            "in the picture) where no AT is, and then there is no BLEU at that end. A large C should let a "
+            "small AT do."
         ),
         columns=COLUMNS,
         lines=lines,

@@ -46,6 +46,7 @@ def make_run(
     record |= {"command": f"python train.py +experiment={base} {overrides} seed={seed}".replace("  ", " ")}
     record |= {"commit": "abc1234", "date": "2026-11-23", "machine": "2 CPU cores"}
     record |= {"test": {"tokenised_bleu": bleu, **numbers}, "valid": {"tokenised_bleu": bleu, **numbers}}
+    (folder / "averaged.pt").touch()
     _write(folder / "metrics.json", record)
     return folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from matplotlib.axes import Axes
@@ -16,7 +17,9 @@ from experiments.paper_items import (
     ITEMS,
     correlation,
     figure1,
+    figure5,
     figure8,
+    plots,
     table1,
     table2,
     table3,
@@ -216,6 +219,42 @@ def test_figure_5_gives_r_only_from_enough_methods(tmp_path: Path) -> None:
     assert report is not None
     assert report.r.value < 0  # made so: BLEU rises with S and falls with L_NAT
     assert correlation.Points(points.rows[:2]).report(0.2) is None
+
+
+def test_labels_of_points_beside_each_other_are_one() -> None:
+    x, y = np.array([0.0, 0.01, 5.0, 10.0, 0.0]), np.array([0.0, 0.1, 5.0, 10.0, 9.0])
+    assert figure5.together(x, y, "abcde") == {
+        (0.0, 0.0): ["a", "b"],
+        (5.0, 5.0): ["c"],
+        (10.0, 10.0): ["d"],
+        (0.0, 9.0): ["e"],
+    }
+
+
+def test_what_is_beyond_every_size_is_in_the_picture(tmp_path: Path) -> None:
+    lines = [
+        Line(name, {"x": Cell(None, Number({1: value}))}) for name, value in (("a", 1.0), ("b", math.inf))
+    ]
+    (axes,) = plots.versus(lines, {"x": ".1f"}).axes
+    arrows = [line for line in axes.lines if line.get_marker() == ">"]
+    assert [line.get_ydata()[0] for line in arrows] == [1]  # type: ignore[index]
+    assert not any(math.isinf(value) for line in axes.lines for value in np.ravel(line.get_xdata()))
+
+
+@pytest.mark.parametrize(("table", "beta"), [("table2", 0.2), ("table7", 0.25)])
+def test_a_table_takes_the_papers_beta_of_its_languages(table: str, beta: float, tmp_path: Path) -> None:
+    """One β in a column, its paper's and the correlation's: App. C."""
+    run = fake.make_run(tmp_path, "vanilla_kd")
+    for given in (0.2, 0.25):
+        settings = {"estimator": {"beta": given}}
+        fake.evaluate(run, "mple", settings, **fake.ends("target_loss", "bits_per_token", -30 * given, 1.0))
+    item = made(table, tmp_path)
+    found = item.cell("KD", table2.TARGET).ours
+    assert found is not None
+    assert found.mean == -30 * beta
+    of_mple = [entry.command for entry in item.missing if "estimator=mple" in entry.command]
+    assert of_mple
+    assert all(("estimator.beta=0.25" in command) == (table == "table7") for command in of_mple)
 
 
 def test_sampled_bleu_is_not_the_default(tmp_path: Path) -> None:

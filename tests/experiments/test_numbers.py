@@ -56,6 +56,10 @@ def test_without_a_common_seed_the_means_are_compared() -> None:
     found = gap.interval()
     assert found is not None
     assert (found.value, found.low) == pytest.approx((2.5, difference(left, right).low))
+    assert gap.basis == (-gap).basis == gap.scaled(2).basis == OVER_SEEDS
+    mixed = Number({1: 3.0, 2: 5.0}) - Number({3: 1.0}, {3: (0.5, 1.5)})
+    assert mixed.basis == f"{OVER_SEEDS} and {OVER_SENTENCES}"
+    assert (Number({1: 3.0, 2: 5.0}) - Number({3: 1.0})).basis == NO_INTERVAL
 
 
 def test_the_difference_of_symmetric_intervals_adds_squares() -> None:

@@ -103,6 +103,25 @@ def test_a_run_that_was_made_again_goes_before_its_record_and_adds_to_it(tmp_pat
     assert run.measured(MPLE) is None  # it spoke of other weights
 
 
+def test_a_later_record_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    fake.evaluate(fake.make_run(outputs, "vanilla_kd", bleu=20.0), "mple", similarity=3.0)
+    recorded(outputs, to)
+    shutil.rmtree(outputs)
+    older = fake.make_run(outputs, "vanilla_kd", bleu=19.0)
+    text = (older / "metrics.json").read_text()
+    (older / "metrics.json").write_text(text.replace("2026-11-23", "2026-11-20"))
+    capsys.readouterr()
+    recorded(outputs, to)
+    assert capsys.readouterr().out.splitlines() == [
+        f"left alone, since a later run is recorded: {older}",
+        f"recorded: 0 runs in {to}",
+    ]
+    (run,) = Library(Study(to)).runs(Training("vanilla_kd"))
+    assert run.record["test"]["tokenised_bleu"] == 20.0
+    assert run.measured(MPLE) == {"similarity": 3.0}
+
+
 def test_what_needs_the_weights_of_a_record_is_trained_for(tmp_path: Path) -> None:
     outputs, to = tmp_path / "outputs", tmp_path / "records"
     fake.make_run(outputs, "vanilla_kd")
@@ -147,6 +166,21 @@ def test_where_the_data_lay_is_not_told_and_does_not_matter(tmp_path: Path) -> N
     assert found.recorded is not None
     recorded(outputs, to)  # again: it is the same run
     assert len(list(to.rglob("mple-*.json"))) == 1
+
+
+@pytest.mark.parametrize("root", ["data", "multi30k", "multi30k_de-en", "/multi30k", "/data/grammar"])
+def test_a_record_is_the_run_wherever_its_data_lay(root: str, tmp_path: Path) -> None:
+    """Only the folder itself is hidden, not what is called like it."""
+    outputs, to = tmp_path / "outputs", tmp_path / "records"
+    words = f"data=multi30k data.root={root} note={root}-2"
+    fake.make_run(outputs, "vanilla_kd", data="multi30k_de-en", overrides=words)
+    recorded(outputs, to)
+    (run,) = Library(Study(to, "multi30k_de-en")).all()
+    is_hidden = root.startswith("/")
+    assert run.data == "multi30k_de-en"
+    assert run.override("data") == "multi30k"
+    assert run.override("data.root") == ("FOLDER" if is_hidden else root)
+    assert run.override("note") == f"{root}-2"
 
 
 def test_nor_is_where_the_outputs_lay(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report
+from experiments import report, reproduce
 from experiments.paper_items import ITEMS, claims, table2
 from experiments.paper_items.item import paper_table
 from experiments.paper_items.runs import Library, Study
@@ -98,7 +98,7 @@ def test_everything_is_on_it(page: str) -> None:
 def test_verdicts_say_their_outcome_and_numbers(page: str) -> None:
     for outcome in re.findall(r'<span class="badge \w+">. ([^<]+)</span>', page):
         assert outcome in ("holds", "does not hold", "cannot tell")
-    assert "over seeds" in page
+    assert "over 2 seeds" in page
 
 
 def test_what_comes_from_runs_is_escaped(tmp_path: Path) -> None:
@@ -118,6 +118,20 @@ def test_missing_commands_are_listed(tmp_path: Path) -> None:
     assert (
         f"python train.py +experiment=axe_tau5 data=grammar budget=minutes outputs={tmp_path} seed=1" in text
     )
+
+
+def test_what_only_the_claims_lack_is_listed_and_counted(tmp_path: Path) -> None:
+    """The claim on likelihood needs an interval that no table shows."""
+    fake.make_all(tmp_path)
+    for path in tmp_path.rglob("likelihood-*.json"):
+        path.unlink()
+    study = Study(tmp_path)
+    page = report.write(study, tmp_path / "paper" / "report.html")
+    claims = page.read_text().partition('id="claims"')[2].partition("</section>")[0]
+    assert "2 commands are missing" in claims
+    assert claims.count("python -m experiments.paper_items.likelihood ") == 2
+    total = len(reproduce.missing(study))
+    assert f"\n{total} commands are still to be given" in page.with_name("report_grammar.md").read_text()
 
 
 def test_the_markdown_says_what_the_page_says(tmp_path: Path) -> None:

@@ -163,6 +163,19 @@ def test_keep_going_leaves_out_what_failed(tmp_path: Path, capsys: pytest.Captur
     assert all("cmlm" in line and "cmlm_fixed" not in line for line in left)
 
 
+def test_a_command_that_makes_nothing_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """train.py says "finished already" of a run whose weights are gone: it must not be left at that."""
+    study = Study(tmp_path)
+    failed = reproduce.execute(study, None, True, lambda command: 0, only=("table10",))
+    assert failed == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert all(
+        line.startswith("failed with status 0, and what it makes is not found: python") for line in lines
+    )
+    with pytest.raises(UserError, match="what it makes is not found"):
+        reproduce.execute(study, None, False, lambda command: 0, only=("table10",))
+
+
 def test_dry_run_prints_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--outputs", str(tmp_path), "--to", str(tmp_path / "to"), "--dry-run"]
     assert reproduce.main(arguments) == 0

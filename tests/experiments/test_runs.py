@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from experiments.paper_items.runs import (
+    CONFIDENCE,
     EVALUATE,
     LPD,
     MPLE,
@@ -62,6 +63,34 @@ def test_a_changed_setting_makes_another_run(tmp_path: Path) -> None:
     assert [str(entry) for entry in own.missing] == [
         f"python train.py +experiment=axe_tau5 data=grammar budget=minutes outputs={tmp_path} seed=1"
     ]
+
+
+def test_a_sweep_and_what_is_so_anyway_make_no_other_run(tmp_path: Path) -> None:
+    """What train.py takes for the same run is the same row, or `reproduce` would ask for it for ever."""
+    said = {"glat_kd": "+sweep=paper", "axe_tau1": "+sweep=tau proxy_target.delta=1"}
+    said |= {"vanilla_dynkd": "proxy_target.beta=0.2 size=student trainer.devices=2"}
+    for name, overrides in said.items():
+        fake.make_run(tmp_path, name, overrides=f"{overrides} budget=mini")
+    for name, overrides in {"glat_raw": "size=big", "cmlm": "size=huge", "axe_tau5": "no.such=1"}.items():
+        fake.make_run(tmp_path, name, overrides=overrides)
+        said[name] = ""
+    own = library(tmp_path)
+    found = {name for name in said if own.runs(Training(name))}
+    assert found == {"glat_kd", "axe_tau1", "vanilla_dynkd"}
+    assert {entry.command[2] for entry in own.missing} == {
+        f"+experiment={name}" for name in ("glat_raw", "cmlm", "axe_tau5")
+    }
+
+
+def test_rows_of_several_budgets_are_noted(tmp_path: Path) -> None:
+    fake.make_run(tmp_path, "vanilla_kd")
+    fake.make_run(tmp_path, "glat_kd", overrides="budget=mini")
+    own = library(tmp_path)
+    own.runs(Training("vanilla_kd"))
+    assert own.notes == []
+    own.runs(Training("glat_kd"))
+    (note,) = own.notes
+    assert "(vanilla_kd of minutes, glat_kd of mini)" in note
 
 
 def test_other_data_and_budgets_are_left_out(tmp_path: Path) -> None:
@@ -159,6 +188,30 @@ def test_evaluations_are_told_apart_by_their_settings(tmp_path: Path) -> None:
     assert number.values == {1: 2.0}
     assert own.measured(training, MPLE) == []
     assert [str(entry) for entry in own.missing] == [f"python evaluate.py run={run} estimator=mple"]
+
+
+def test_an_evaluation_of_another_split_or_beta_is_another_one(tmp_path: Path) -> None:
+    run = fake.make_run(tmp_path, "vanilla_kd")
+    for settings, value in (
+        ({"beta": 0.2, "split": "valid"}, 1.0),
+        ({"beta": 0.5}, 2.0),
+        ({"split": "test"}, 3.0),
+    ):
+        fake.evaluate(run, "mple", {"estimator": settings}, similarity=value)
+    fake.evaluate(run, "text", fake.LPD | {"estimator": {"split": "valid"}}, tokenised_bleu=4.0)
+    fake.evaluate(run, "confidence", {"estimator": {"split": "valid"}}, default_tokenised_bleu=5.0)
+    wrong = {"estimator": {"split": "valid", "at": "outputs/at_base"}}
+    fake.evaluate(run, "total_correlation", wrong, total_correlation_bits_per_token=6.0)
+    own, training = library(tmp_path), Training("vanilla_kd")
+    assert [metrics for _, metrics in own.measured(training, MPLE)] == [{"similarity": 1.0}]
+    for wanted in (LPD, CONFIDENCE, total_correlation("outputs/at_base")):
+        assert own.measured(training, wanted) == []
+    assert [m for _, m in own.measured(training, total_correlation("outputs/at_base", "kd"))]
+    half = library(tmp_path).at_beta(0.5)
+    assert [metrics for _, metrics in half.measured(training, MPLE)] == [{"similarity": 2.0}]
+    other = library(tmp_path).at_beta(0.25)
+    assert other.measured(training, MPLE) == []
+    assert str(other.missing[0]).endswith("estimator=mple estimator.beta=0.25")
 
 
 def test_a_method_that_hides_parts_of_t_needs_an_input_predictor_first(tmp_path: Path) -> None:
