@@ -372,10 +372,13 @@ def test_where_c_is_known_the_picture_sets_the_estimate_against_it(tmp_path: Pat
         )
         for c in (0.0, 1.0, 2.0)
     ]
-    estimate, gap, valid = table1.picture(lines).axes
+    others = {table1.C: Cell(1.5, Number({1: 3.0})), table1.GAP: Cell(5.5, Number({1: 4.0}))}
+    lines.append(Line("of unknown C", others))
+    estimate, gap, valid, every = table1.picture(lines).axes
     assert points(estimate) == {(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)}
     assert points(gap) == {(0.0, 0.0), (1.0, 10.0), (2.0, 20.0)}
     assert not valid.lines
+    assert points(every) == {(0.0, 0.0), (1.0, 10.0), (2.0, 20.0), (3.0, 4.0), (1.5, 5.5)}
     assert table1.picture(lines[:1]).axes[0].get_title() == table1.C
     without = [Line("text", {table1.C: Cell(2.5, Number({1: 2.0}))})]
     assert table1.picture(without).axes[0].get_title() == table1.C
