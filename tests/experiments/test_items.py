@@ -329,6 +329,8 @@ def test_figure_1_needs_one_seed_however_many_are_wanted(tmp_path: Path) -> None
 def test_figure_1_without_its_plane_and_weights_makes_one_seed_again(tmp_path: Path) -> None:
     """The record of seed 1 has no weights to start from: its training comes first, and no other seed's."""
     figure1_runs(tmp_path / "records", is_measured=False)
+    for path in (tmp_path / "records").rglob("averaged.pt"):
+        path.unlink()
     study = Study(tmp_path / "runs", seeds=3, records=tmp_path / "records")
     commands = [str(entry) for entry in figure1.make(Library(study)).missing]
     assert [command.split("name=")[1].split()[0] for command in commands[:3]] == [
