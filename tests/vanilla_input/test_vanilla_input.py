@@ -267,7 +267,7 @@ class TestModel:
         torch.manual_seed(5)
         with torch.no_grad():
             found = model.decode(blank, encoder_out)
-        # Not to the bit: without gradient a product may be another kernel's. Another dropout would be far off.
+        # Not to the bit: without gradient a product may be another kernel's. Other dropout would be far off.
         torch.testing.assert_close(found.features, expected.features, atol=1e-5, rtol=0)
 
     def test_canvases_of_one_length_share_dropout_until_they_see_the_source(self) -> None:
