@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.collect import MISSING, PROXY, Row, collect
+from experiments.collect import MISSING, PROXY, SELECTION, Row, collect
 from experiments.paper_items import item, table1
 from experiments.paper_items.item import Cell, Item
 from experiments.paper_items.runs import Library, Study
@@ -92,7 +92,9 @@ def run_table(rows: Sequence[Row], data: str, costs: Mapping[str, str]) -> str:
     `data=` only for other data than `data`."""
     origin = ("machine", "date", "commit")
     columns = {name: of for name, of in RUN_COLUMNS.items() if any(row.values(of[0]) for row in rows)}
-    head = ["command", "seeds", *columns, *(["× vanilla step"] if costs else []), *origin]
+    has_choice = any(row.names(SELECTION) for row in rows)
+    more = [*(["chosen %"] if has_choice else []), *(["× vanilla step"] if costs else [])]
+    head = ["command", "seeds", *columns, *more, *origin]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         given = row.runs[0].texts.get("command", "").split()[2:]
@@ -100,7 +102,9 @@ def run_table(rows: Sequence[Row], data: str, costs: Mapping[str, str]) -> str:
         command = " ".join(part for part in given if not part.startswith(common))
         seeds = ", ".join(str(run.seed) for run in row.runs)
         numbers = [row.cell(*column).removesuffix(" ± 0") for column in columns.values()]
-        numbers += [costs.get(row.runs[0].experiment, MISSING)] if costs else []
+        numbers += [row.chosen(".0f").replace(" ± 0", "")] if has_choice else []
+        is_timed = row.runs[0].data == data  # elsewhere nobody has measured it
+        numbers += [costs.get(row.runs[0].experiment, MISSING) if is_timed else MISSING] if costs else []
         lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -156,13 +156,13 @@ def against_exact(lines: Sequence[Line]) -> Figure:
         end = max(c.mean for _, c in shown) * 1.15
         panels[0].plot([0, end], [0, end], color=plots.THEIRS, linewidth=1, linestyle=":")
         for line, marker in zip(lines, cycle("os^vPXp*"), strict=False):
-            c, gap = (line.cells.get(column, Cell()) for column in (C, GAP))
-            if c.ours is not None and gap.ours is not None:
-                plots.dots(panels[3], c.ours.mean, gap.ours, marker=marker, flat=False)
+            estimate, gap = (line.cells.get(column, Cell()) for column in (C, GAP))
+            if estimate.ours is not None and gap.ours is not None:
+                plots.dots(panels[3], estimate.ours.mean, gap.ours, marker=marker, flat=False)
                 label = line.label.removeprefix("Grammar, ")
                 panels[3].plot([], [], marker, color=plots.OURS, markersize=5, label=label)
-            if c.paper is not None and gap.paper is not None:
-                panels[3].plot([c.paper], [gap.paper], "D", color=plots.THEIRS, fillstyle="none")
+            if estimate.paper is not None and gap.paper is not None:
+                panels[3].plot([estimate.paper], [gap.paper], "D", color=plots.THEIRS, fillstyle="none")
         panels[3].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
         panels[3].set(title="BLEU of AT − NAT, all data", xlabel="estimated C, bits per token")
         panels[3].grid()

@@ -79,6 +79,23 @@ def test_a_page_that_asks_for_it_has_a_row_a_configuration(tmp_path: Path) -> No
     assert "× vanilla step" not in head
 
 
+def test_what_dynamic_kd_chose_is_in_its_row(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE + "\n<!-- grammar runs -->\n<!-- /grammar runs -->\nend\n")
+    fake.make_all(tmp_path / "runs")
+    (folder,) = (tmp_path / "runs").glob("glat_dynkd/grammar/*/seed1")
+    record = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(
+        json.dumps(record | {"selection_percent": {"tiny": 7.4, "raw": 92.6}})
+    )
+    assert written(tmp_path) == 0
+    lines = [line for line in page.read_text().splitlines() if "`+experiment=" in line]
+    assert [line for line in lines if "tiny 7, raw 93" in line] == [
+        line for line in lines if "glat_dynkd`" in line
+    ]
+    assert "| chosen % |" in page.read_text()
+
+
 def test_what_a_step_costs_is_beside_its_row(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE + "\n<!-- grammar runs -->\n<!-- /grammar runs -->\nend\n")
