@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -428,6 +429,8 @@ def test_a_slow_producer_is_answered_and_a_signal_loses_no_line(
     program = [sys.executable, "translate.py", f"run={folders['nat']}", "device=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A shell that started the tests in the background has them ignore SIGINT, and this would inherit it.
+    pipes["preexec_fn"] = partial(signal.signal, number, signal.SIG_DFL)
     with subprocess.Popen(program, cwd=ROOT, env=environment, **pipes) as running:
         assert running.stdin is not None
         assert running.stdout is not None
