@@ -522,8 +522,8 @@ class Library:
         ]
         if not more:
             return True
-        asked = tuple(word for word in self.train_command(training, run.seed)[2:] if "$(" not in word)
-        asked = tuple(f"budget={run.budget}" if word.startswith("budget=") else word for word in asked)
+        command = self._with(budget=run.budget).train_command(training, run.seed)
+        asked = tuple(word for word in command[2:] if "$(" not in word)
         plain = configuration(asked)
         return plain is not None and configuration((*asked, *more)) == plain
 
