@@ -16,6 +16,7 @@ Conventions:
 """
 
 import dataclasses
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -184,13 +185,26 @@ class EncoderOutput(_Movable):
     Several canvases of one sentence share its states: what is kept is kept once per sentence, and row n reads
     sentence `row[n]`; None where the rows are the sentences. `states`, `is_pad` and `source` are those of the
     rows, copied when they are asked for. Who computes something of every row does it on `sentence_states` and
-    takes the rows of that.
+    takes the rows of that; with `once`, all passes over these states share it.
     """
 
     sentence_states: Float[Tensor, "B S D"]
     sentence_is_pad: Bool[Tensor, "B S"]
     sentence_source: SourceWords | None = None
     row: Int[Tensor, "N"] | None = None
+    _made: dict[Hashable, Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def once(self, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """`make(sentence_states)`, computed at the first call and kept, with gradient if the states have one:
+        the look-ahead's keys and values are the training pass', and those of mask-predict's first iteration
+        are all the others'. Weights must not change in between."""
+        device = self.sentence_states.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        found = self._made.get((make, autocast))
+        if found is None or (torch.is_grad_enabled() and not found.requires_grad):
+            with torch.set_grad_enabled(torch.is_grad_enabled() or self.sentence_states.requires_grad):
+                found = self._made[make, autocast] = make(self.sentence_states)
+        return found
 
     @property
     def states(self) -> Float[Tensor, "N S D"]:
@@ -211,6 +225,7 @@ class EncoderOutput(_Movable):
         the sentences; else they are all that is kept."""
         row = index if self.row is None else self.row.index_select(0, index)
         found = dataclasses.replace(self, row=row)
+        object.__setattr__(found, "_made", self._made)
         if len(row) > len(self.sentence_states):
             return found
         return EncoderOutput(found.states, found.is_pad, found.source)

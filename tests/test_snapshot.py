@@ -100,6 +100,31 @@ def test_on_reuses_the_rows_of_candidate_nll() -> None:
         assert torch.equal(predictions, fresh.predictions)
 
 
+def test_what_is_made_of_the_source_in_the_look_ahead_learns_in_the_training_pass() -> None:
+    """Keys and values are made in the look-ahead, without gradient else, and the M-step uses them again."""
+    model, batch = nat(dropout=0.1), example()
+    assert batch.tgt_candidates is not None
+    made: list[int] = []
+    for layer in model.decoder.layers:
+        layer.cross_attention.key_value.register_forward_hook(lambda *_: made.append(1))  # type: ignore[union-attr, operator]
+    found = []
+    for looks in (True, False):
+        made.clear()
+        look = snapshot_of(model, batch)
+        if looks:
+            look.candidate_nll(batch.tgt_candidates)
+            assert not look.on(batch.tgt_candidates[:, 1].ne(PAD).sum(1)).predictions.requires_grad
+        features = look.decode(look.inputs).features[look.inputs.is_canvas]
+        assert len(made) == len(model.decoder.layers)
+        found.append(
+            torch.autograd.grad(features.square().sum(), list(model.parameters()), allow_unused=True)
+        )
+    for grad, wanted in zip(*found, strict=True):
+        assert (grad is None) == (wanted is None)
+        if grad is not None:
+            assert torch.equal(grad, wanted)
+
+
 def test_on_the_same_lengths_is_the_same_snapshot() -> None:
     model, batch = nat(), example()
     look = snapshot_of(model, batch)
@@ -167,12 +192,12 @@ def test_passes_of_each_method() -> None:
 def test_on_lengths_that_no_candidate_has_runs_a_fresh_pass() -> None:
     model = nat()
     batch = random_batch([4, 5], [3, 4], candidate_lengths=[[3, 4], [4, 5]], names=("base", "raw"))
-    snapshot = snapshot_of(model, batch)
+    look = snapshot_of(model, batch)
     assert batch.tgt_candidates is not None
-    snapshot.candidate_nll(batch.tgt_candidates)
+    look.candidate_nll(batch.tgt_candidates)
     lengths = torch.tensor([2, 3])
     fresh = snapshot_of(model, batch)._copy(lengths)
-    assert torch.allclose(snapshot.on(lengths).output.features, fresh.output.features, atol=1e-6)
+    assert torch.allclose(look.on(lengths).output.features, fresh.output.features, atol=1e-6)
 
 
 def test_target_and_input_look_at_the_same_canvas_once() -> None:

@@ -3,8 +3,8 @@
 On GPUs the fused kernel is the right one. On CPUs it is made for long sequences, and at sentence lengths two
 matrix products with a softmax between them are faster, forward and backward, so that is what runs there.
 
-Rows that attend to the same memory, the canvases of one sentence, share its keys and values: they are
-projected once and copied to the rows.
+Rows that attend to the same memory, the canvases of one sentence, share its keys and values, and so do the
+look-ahead and the training pass: they are projected once and copied to the rows.
 """
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 from mple.model.dropout import Dropout
 from mple.model.linear import Linear
 from mple.model.softmax import hidden_softmax
+from mple.types import EncoderOutput
 
 
 def split_heads(x: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor, "B H S d"]:
@@ -41,22 +42,29 @@ class Attention(nn.Module):
         key, value = self.key_value(memory).chunk(2, dim=-1)
         return split_heads(key, self.num_heads), split_heads(value, self.num_heads)
 
+    def laid_out(self, memory: Float[Tensor, "B S D"]) -> Float[Tensor, "2 B H S d"]:
+        """`keys_values`, in the order in which rows are copied and multiplied."""
+        pair = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1))  # (B, S, 2, H, d)
+        return pair.permute(2, 0, 3, 1, 4).contiguous()
+
     def forward(
+        self, x: Float[Tensor, "B L D"], memory: Float[Tensor, "B S D"], hidden: Bool[Tensor, "B #L S"] | None
+    ) -> Float[Tensor, "B L D"]:
+        """Attend from `x` to `memory`; `hidden` is True where a memory position may not be seen."""
+        return self.attend(x, *self.keys_values(memory), hidden)
+
+    def look(
         self,
         x: Float[Tensor, "C L D"],
-        memory: Float[Tensor, "M S D"],
+        encoder_out: EncoderOutput,
         hidden: Bool[Tensor, "B #L S"] | None,
-        row: Int[Tensor, "B"] | None = None,
-        x_row: Int[Tensor, "B"] | None = None,
+        canvas: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Attend from `x` to `memory[row]`, or to `memory` without `row`; `hidden` is True where a memory
-        position may not be seen. With `x_row` it is `x[x_row]` that attends; queries are projected once."""
-        if row is None:
-            return self.attend(x, *self.keys_values(memory), hidden, x_row)
-        pair = self.key_value(memory).unflatten(-1, (2, self.num_heads, -1))  # (M, S, 2, H, d)
-        pair = pair.permute(2, 0, 3, 1, 4).contiguous()  # else every row would be laid out anew, and slowly
-        key, value = (part.index_select(0, row) for part in pair)
-        return self.attend(x, key, value, hidden, x_row)
+        """Attend to the source. With `canvas` it is `x[canvas]` that attends."""
+        key, value = encoder_out.once(self.laid_out)
+        if encoder_out.row is not None:
+            key, value = (part.index_select(0, encoder_out.row) for part in (key, value))
+        return self.attend(x, key, value, hidden, canvas)
 
     def attend(
         self,
@@ -64,10 +72,11 @@ class Attention(nn.Module):
         key: Float[Tensor, "B H S d"],
         value: Float[Tensor, "B H S d"],
         hidden: Bool[Tensor, "B #L S"] | None,
-        x_row: Int[Tensor, "B"] | None = None,
+        canvas: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
+        """Attend from `x`, or from `x[canvas]`, whose queries are projected once a canvas."""
         query = self.query(x)
-        query = split_heads(query if x_row is None else query.index_select(0, x_row), self.num_heads)
+        query = split_heads(query if canvas is None else query.index_select(0, canvas), self.num_heads)
         if x.device.type == "cpu":
             weights = torch.matmul(query, key.transpose(-1, -2))  # (B, H, L, S)
             bias = (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mple.types import PAD
 
-_CHUNK = 2**21
+_CHUNK = 2**20
 """Logits made at once."""
 _SAFE = 60.0
 """Nats; float32 reaches from −87 to 88."""
@@ -28,7 +28,7 @@ def normalisers(
     parts: list[Tensor] = []
     for logits in _logits(features, weight, is_canvas):
         if not parts:  # the first are the most
-            powers = torch.empty_like(logits, dtype=torch.float32)
+            powers = torch.empty_like(logits)
         parts.append(_log_sum(logits, powers[: len(logits)]))
     found = torch.zeros(is_canvas.shape, device=features.device)
     found[is_canvas] = torch.cat(parts)
@@ -36,23 +36,15 @@ def normalisers(
 
 
 def _log_sum(logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
-    """log Σ_v exp(logit), with `powers` to compute in. The highest logit is subtracted first only where the
-    sum might otherwise leave float32's range; on an accelerator always, since asking would wait for it."""
+    """log Σ_v exp(logit), with `powers` to compute in; the sum is float32. Rounding a bf16 logit's exponential
+    to bf16 again is an error far below that of the logit. The highest logit is subtracted first only where
+    the sum might otherwise leave float32's range; on an accelerator always, since asking would wait for it."""
     if logits.device.type == "cpu":
-        if logits.dtype == powers.dtype:
-            torch.exp(logits, out=powers)
-        else:  # in bf16 it would be rounded
-            powers.copy_(logits).exp_()
-        found = powers.sum(1).log_()
+        found = torch.exp(logits, out=powers).sum(1, dtype=torch.float32).log_()
         if bool((found.abs() < _SAFE).all()):
             return found
-    return _shifted_log_sum(logits, powers, logits.amax(1))
-
-
-def _shifted_log_sum(
-    logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"], top: Float[Tensor, "N"]
-) -> Float[Tensor, "N"]:
-    return torch.sub(logits, top.float().unsqueeze(1), out=powers).exp_().sum(1).log_().add_(top)
+    top = logits.amax(1, keepdim=True).float()
+    return (logits - top).exp_().sum(1).log_().add_(top.squeeze(1))
 
 
 @torch.no_grad()
@@ -73,10 +65,9 @@ def both(
     tokens: list[Tensor] = []
     for logits in _logits(features, weight, is_canvas):
         if not parts:  # the first are the most
-            powers = torch.empty_like(logits, dtype=torch.float32)
-        top, token = logits.max(1)
-        parts.append(_shifted_log_sum(logits, powers[: len(logits)], top))
-        tokens.append(token)
+            powers = torch.empty_like(logits)
+        parts.append(_log_sum(logits, powers[: len(logits)]))
+        tokens.append(logits.max(1).indices)
     found = torch.zeros(is_canvas.shape, device=features.device)
     found[is_canvas] = torch.cat(parts)
     best = torch.full(is_canvas.shape, PAD, device=features.device)

@@ -160,8 +160,7 @@ class DecoderLayer(nn.Module):
         """Row n is the canvas `x[canvas[n]]`, or `x[n]` without `canvas`."""
         y = self.attend.before(x)
         x = self.attend.after(x, self.self_attention(y, y, hidden))
-        memory, row = encoder_out.sentence_states, encoder_out.row
-        seen = self.cross_attention(self.look.before(x), memory, source_hidden, row, canvas)
+        seen = self.cross_attention.look(self.look.before(x), encoder_out, source_hidden, canvas)
         x = self.look.after(x if canvas is None else x.index_select(0, canvas), seen)
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 

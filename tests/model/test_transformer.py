@@ -449,3 +449,39 @@ class TestEncoderOutput:
         few = many.rows(torch.tensor([5, 0]))
         assert few.row is None
         assert few.sentence_states.shape[0] == 2
+
+    def test_what_is_made_of_the_states_is_made_once_for_all_rows(self) -> None:
+        whole, made = self.example(), []
+
+        def make(states: Tensor) -> Tensor:
+            made.append(states.requires_grad)
+            return 2 * states
+
+        with torch.no_grad():
+            first = whole.once(make)
+        assert first.requires_grad
+        assert whole.once(make) is first
+        assert whole.rows(torch.tensor([0, 0, 1, 2])).once(make) is first
+        assert made == [True]
+        few = whole.rows(torch.tensor([2, 0]))  # copies of states are other states
+        assert torch.equal(few.once(make), 2 * whole.states[[2, 0]])
+        moved = whole.to("cpu")  # to another device what was made does not go along
+        assert isinstance(moved, EncoderOutput)
+        assert moved.once(make) is not first
+        with torch.autocast("cpu", torch.bfloat16):
+            assert whole.once(make) is not first
+
+    def test_what_was_made_without_gradient_is_made_again_where_one_is_wanted(self) -> None:
+        whole = self.example()
+        frozen = EncoderOutput(whole.states.detach(), whole.is_pad)
+        weight = torch.ones(1, requires_grad=True)
+
+        def make(states: Tensor) -> Tensor:
+            return weight * states
+
+        with torch.no_grad():
+            assert not frozen.once(make).requires_grad
+        found = frozen.once(make)
+        assert found.requires_grad
+        with torch.no_grad():
+            assert frozen.once(make) is found
