@@ -51,7 +51,7 @@ from torch.utils.benchmark import Measurement, TaskSpec
 from experiments.paper_items import table2, table3
 from mple import bleu
 from mple.decoding.beam import Beam
-from mple.launch import Job, hardware_has_bf16, quiet
+from mple.launch import Job, hardware_has_bf16, precision_of, quiet
 from mple.memory import keep_memory
 from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
@@ -104,7 +104,7 @@ def generated_text(folder: Path, pairs: int, seed: int = 1) -> None:
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """The data's part of a command line."""
-    common = [f"outputs={arguments.out}"]
+    common = [f"outputs={arguments.out}", f"trainer.precision={arguments.precision}"]
     if arguments.budget is None:
         common += [f"+sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
     else:
@@ -416,7 +416,7 @@ def show_steps(rows: dict[str, Any]) -> list[list[str]]:
 def peak_memory(experiment: str, arguments: argparse.Namespace) -> float:
     """Of a process that makes a few updates and nothing else; of the accelerator where there is one."""
     command = [sys.executable, "-m", "experiments.bench", "one", "--experiments", experiment]
-    command += ["--out", str(arguments.out)]
+    command += ["--out", str(arguments.out), "--precision", arguments.precision]
     command += ["--multi30k", str(arguments.multi30k)] if arguments.multi30k else []
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return float(lines[-1])
@@ -781,6 +781,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2_000_000, help="sentence pairs of `memory`")
     help_ = f"methods of `training` ({', '.join(TRAINED)}) or of `steps`"
     parser.add_argument("--experiments", nargs="+", help=help_)
+    parser.add_argument(
+        "--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto", help="of training"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="where results go")
     parser.set_defaults(budget=None)  # whose sizes: none but in `steps`
     arguments = parser.parse_args()
@@ -807,13 +810,15 @@ def main() -> None:
                 "load": os.getloadavg(),
             }
             about["data"] = "Multi30k De-En" if arguments.multi30k else "generated text"
+            about["precision of training"] = precision_of(arguments.precision)
             result = {"section": name, "about": about, "rows": rows}
             (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
             text = markdown(show(rows))
             (arguments.out / f"{name}.md").write_text(text + "\n")
-            console.print(
-                f"\n[bold]{name}[/] ({about['device']}, {about['threads']} threads, {about['data']})"
-            )
+            shown = [about["device"], f"{about['threads']} threads", about["data"]]
+            if name in ("training", "steps"):
+                shown.append(about["precision of training"])
+            console.print(f"\n[bold]{name}[/] ({', '.join(shown)})")
             console.print(text, soft_wrap=True)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mple.model.nat import NAT
-from mple.model.reading import both, logits_of, most_probable, normalisers
+from mple.model.reading import both, logits_of, most_probable
 from mple.randomness import Draws
 from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
 
@@ -46,7 +46,7 @@ class Snapshot:
         self.inputs = model.blank(lengths) if inputs is None else inputs
         self._output = output
         self._has_gradient = False
-        self._rows: tuple[Tensor, DecoderOutput, Tensor] | None = None
+        self._rows: tuple[Tensor, DecoderOutput, Tensor, Tensor] | None = None
         self._predictions: Tensor | None = None
         self._normaliser: Tensor | None = None
         self._last: Snapshot | None = None
@@ -114,7 +114,7 @@ class Snapshot:
     def on(self, lengths: Int[Tensor, "B"]) -> "Snapshot":
         """The look-ahead on canvases of `lengths`; a pass that `candidate_nll` made is used again."""
         if self._rows is not None:
-            keys, output, normaliser = self._rows
+            keys, output, normaliser, predictions = self._rows
             wanted = self._key(torch.arange(len(lengths), device=lengths.device), lengths)
             row = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
             if torch.equal(keys[row], wanted):  # else T has a length that no candidate has
@@ -122,6 +122,7 @@ class Snapshot:
                 chosen = output.features.index_select(0, row)[:, :width]
                 found = self._copy(lengths, DecoderOutput(chosen, output.weight))
                 found._normaliser = normaliser.index_select(0, row)[:, :width]
+                found._predictions = predictions.index_select(0, row)[:, :width]
                 return found
         if torch.equal(lengths, self.lengths):
             return self
@@ -142,8 +143,8 @@ class Snapshot:
         with torch.no_grad():
             inputs = self.model.blank(keys % _WIDTH)
             output = self.model.decode(inputs, self.encoder_out.rows(keys // _WIDTH))  # (U, L, D)
-            normaliser = normalisers(output.features, output.weight, inputs.is_canvas)
-            self._rows = keys, output, normaliser
+            normaliser, predictions = both(output.features, output.weight, inputs.is_canvas)
+            self._rows = keys, output, normaliser, predictions  # glancing may ask for them
             is_content = candidates != PAD
             position = torch.arange(candidates.shape[-1], device=candidates.device)
             place = (row.unsqueeze(-1) * normaliser.shape[1] + position)[is_content]  # in (U, L), flat

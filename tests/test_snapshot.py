@@ -1,8 +1,10 @@
 """The look-ahead: lazy, run once, without gradient, and the same whichever way it was come by."""
 
+import pytest
 import torch
 from torch import Tensor
 
+from mple.model import reading
 from mple.proxy import Proxy
 from mple.proxy.target_first import TargetFirst
 from mple.proxy_input.blank import Blank
@@ -187,6 +189,15 @@ def test_passes_of_each_method() -> None:
         assert calls.rows == passes
         assert torch.equal(inputs.is_canvas, found.counts)
         assert on_canvas.decode(inputs).features.shape[:2] == found.tokens.shape
+
+
+def test_the_vocabulary_is_read_once_for_scores_and_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    once = reading._logits
+    monkeypatch.setattr(reading, "_logits", lambda *given: read.append(int(given[2].sum())) or once(*given))
+    proxy = TargetFirst(DynamicKD(dict.fromkeys(("c0", "c1", "c2"), 1.0)), Glancing())
+    proxy(example(), snapshot_of(nat(), example()))
+    assert read == [3 + 5 + 6 + 2 + 4 + 1 + 7]  # a position of every canvas
 
 
 def test_on_lengths_that_no_candidate_has_runs_a_fresh_pass() -> None:

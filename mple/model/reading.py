@@ -2,8 +2,7 @@
 token, the logit of one token.
 
 Logits are made some positions at a time, in the autocast type, into one buffer: all at once they would be the
-widest tensor of a step, and most of its time would go into moving it. `max` finds the token and not `argmax`,
-which is not vectorised for bf16 on a CPU; of equal logits both give the first.
+widest tensor of a step, and most of its time would go into moving it. Of equal logits the first is the token.
 """
 
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from mple.types import PAD
 
 _CHUNK = 2**20
 """Logits made at once."""
+_BLOCK = 128
+"""Logits of which the highest is sought at once."""
 _SAFE = 60.0
 """Nats; float32 reaches from −87 to 88."""
 
@@ -36,9 +37,10 @@ def normalisers(
 
 
 def _log_sum(logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
-    """log Σ_v exp(logit), with `powers` to compute in; the sum is float32. Rounding a bf16 logit's exponential
-    to bf16 again is an error far below that of the logit. The highest logit is subtracted first only where
-    the sum might otherwise leave float32's range; on an accelerator always, since asking would wait for it."""
+    """log Σ_v exp(logit), with `powers` to compute in; the sum is float32. That the exponential of a bf16
+    logit is rounded to bf16 again is an error far below that of the logit. The highest logit is subtracted
+    first only where the sum might otherwise leave float32's range; on an accelerator always, since asking
+    would wait for it."""
     if logits.device.type == "cpu":
         found = torch.exp(logits, out=powers).sum(1, dtype=torch.float32).log_()
         if bool((found.abs() < _SAFE).all()):
@@ -47,12 +49,32 @@ def _log_sum(logits: Float[Tensor, "N V"], powers: Float[Tensor, "N V"]) -> Floa
     return (logits - top).exp_().sum(1).log_().add_(top.squeeze(1))
 
 
+def _highest(logits: Float[Tensor, "N V"]) -> Int[Tensor, "N"]:
+    """The place of the highest logit, the first of equals. On a CPU PyTorch's `max` and `argmax` are not
+    vectorised where they give places, and `amax` is: so the highest block is found first. For bf16 that would
+    be slow, too; but bf16 numbers above 0 have the order of their bits."""
+    blocks = logits.shape[1] // _BLOCK
+    if logits.device.type != "cpu" or not blocks:
+        return logits.max(1).indices
+    values = logits.view(torch.int16) if logits.dtype == torch.bfloat16 else logits
+    most = values[:, : blocks * _BLOCK].unflatten(1, (blocks, _BLOCK))
+    top, block = most.amax(2).max(1)
+    found = block * _BLOCK + most[torch.arange(len(block)), block].max(1).indices
+    if logits.shape[1] % _BLOCK:
+        other, place = values[:, blocks * _BLOCK :].max(1)
+        found = torch.where(other > top, blocks * _BLOCK + place, found)
+        top = torch.maximum(top, other)
+    if values is not logits and bool((top <= 0).any()):
+        return logits.max(1).indices
+    return found
+
+
 @torch.no_grad()
 def most_probable(
     features: Float[Tensor, "B L D"], weight: Float[Tensor, "V D"], is_canvas: Bool[Tensor, "B L"]
 ) -> Int[Tensor, "B L"]:
     """The token of the highest logit at the positions of the canvas; `pad` elsewhere."""
-    tokens = torch.cat([logits.max(1).indices for logits in _logits(features, weight, is_canvas)])
+    tokens = torch.cat([_highest(logits) for logits in _logits(features, weight, is_canvas)])
     return torch.full(is_canvas.shape, PAD, device=features.device).masked_scatter_(is_canvas, tokens)
 
 
@@ -67,7 +89,7 @@ def both(
         if not parts:  # the first are the most
             powers = torch.empty_like(logits)
         parts.append(_log_sum(logits, powers[: len(logits)]))
-        tokens.append(logits.max(1).indices)
+        tokens.append(_highest(logits))
     found = torch.zeros(is_canvas.shape, device=features.device)
     found[is_canvas] = torch.cat(parts)
     best = torch.full(is_canvas.shape, PAD, device=features.device)

@@ -84,6 +84,21 @@ def test_of_equal_logits_the_first() -> None:
     assert reading.both(features, weight, torch.ones(1, 2, dtype=torch.bool))[1].tolist() == [[2, 2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [5, 127, 128, 129, 256, 700])
+@pytest.mark.parametrize("shift", [0.0, -9.0, 9.0])
+def test_the_highest_is_the_first_of_equals(dtype: torch.dtype, size: int, shift: float) -> None:
+    """Rounded so that there are many equals, and in every block; below 0, above and on both sides."""
+    generator = torch.Generator().manual_seed(size)
+    logits = (torch.randn(300, size, generator=generator).round() + shift).to(dtype)
+    logits[0] = -torch.inf
+    logits[1] = 0.0
+    logits[1, 0] = -0.0
+    logits[2], logits[2, -1] = -1e-3, -1e-4
+    found = reading._highest(logits)
+    assert torch.equal(found, torch.from_numpy(logits.float().numpy().argmax(1)))
+
+
 def test_an_empty_canvas() -> None:
     features, weight, is_canvas = example()
     nothing = torch.zeros_like(is_canvas)

@@ -371,7 +371,7 @@ def test_probabilities_are_those_of_the_one_look_ahead(monkeypatch: pytest.Monke
     assert torch.equal(look.predictions, fresh)
 
     calls, asked = count_decodes(model), []
-    for name in ("both", "most_probable", "normalisers"):
+    for name in ("both", "most_probable"):
         once = getattr(snapshot, name)
 
         def counted(*given: Tensor, name: str = name, once: Callable[..., Tensor] = once) -> Tensor:
