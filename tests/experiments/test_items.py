@@ -54,9 +54,7 @@ def test_with_all_runs_nothing_is_missing(name: str, tmp_path: Path) -> None:
         absent = [column for column, cell in line.cells.items() if cell.ours is None]
         expected = []
         if name == "table4":
-            expected = (
-                [] if line.label.startswith("GLAT + Dynamic KD") and "w/o" not in line.label else ["speedup"]
-            )
+            expected = ["speedup"] if line.label == "Transformer" else []
         if name == "table1":
             expected = [
                 *(["exact C"] if "KD" in line.label or "Synthetic" in line.label else []),
@@ -70,6 +68,29 @@ def test_with_all_runs_nothing_is_missing(name: str, tmp_path: Path) -> None:
                 if (found := line.cells[size].ours) is not None and found.mean == end
             ]
         assert absent == expected, line.label
+
+
+def test_one_nat_is_timed_for_all_of_one_architecture(tmp_path: Path) -> None:
+    fake.make_all(tmp_path)
+
+    def untimed(name: str) -> None:
+        for file in tmp_path.glob(f"{name}/**/evaluations/latency*.json"):
+            file.unlink()
+
+    def speeds() -> set[float | None]:
+        cells = [line.cells["speedup"].ours for line in made("table4", tmp_path).lines[1:]]
+        return {None if cell is None else cell.mean for cell in cells}
+
+    first = speeds()
+    assert len(first) == 2  # of argmax and of three lengths
+    untimed("glat_kd")
+    assert len(speeds() - first) == 2  # of `glat_dynkd`
+    assert not made("table4", tmp_path).missing
+    untimed("glat_dynkd")
+    assert speeds() == {None}
+    (missing,) = made("table4", tmp_path).missing
+    assert "/glat_kd/" in missing.command[2]
+    assert any(word.startswith("estimator.at=") and "/at_base/" in word for word in missing.command)
 
 
 @pytest.mark.parametrize("name", OF_RUNS)
