@@ -38,7 +38,9 @@ def distill(
     device = next(model.parameters()).device
     model.eval()
     began, sentences = time.perf_counter(), 0
-    parts = share(writer.missing())
+    missing = writer.missing()
+    # Of parts that are the same for all processes: what is missing changes while they come by.
+    parts = [part for part in share(writer.parts) if part in missing]
     label = f"distilling {split} with {teacher}, parts of {part_size}"
     for part in tracked(parts, label) if is_first() else parts:
         rows = writer.rows(part)

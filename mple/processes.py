@@ -32,8 +32,8 @@ def is_first() -> bool:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """This process's part of work that every process of the run comes by; the first takes all of it where
-    they have not found each other yet."""
+    """This process's part of work that every process of the run comes by, `items` the same for all of them;
+    the first takes all of it where they have not found each other yet."""
     if dist.is_available() and dist.is_initialized():
         return list(items[dist.get_rank() :: dist.get_world_size()])
     return list(items) if is_first() else []

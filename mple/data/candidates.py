@@ -41,7 +41,8 @@ PairwiseBleu = Callable[[Sequence[Sequence[str]]], np.ndarray]
 class DistilledWriter:
     """Writes a teacher's targets for a corpus in parts of `part_size` consecutive rows, each whole or absent.
 
-    Several processes may write different parts of one folder; one of them calls `finish`.
+    Several processes may write different parts of one folder; one of them calls `finish`. Another may come by
+    only then, or while it happens: until it writes a part of its own it only reads.
 
     Raises:
         UserError: the folder holds parts for another corpus, teacher or part size.
@@ -53,19 +54,21 @@ class DistilledWriter:
         self._parts = self.folder / "parts"
         self._dtype = corpus.tokens.schema.field("tgt").type
         if not self.is_finished():
-            self._parts.mkdir(parents=True, exist_ok=True)
-            self._claim()
+            self._check()
 
     def is_finished(self) -> bool:
         """True when `finish` has been here."""
         return (self.folder / "distilled.json").exists()
 
+    @property
+    def parts(self) -> range:
+        """Numbers of all parts."""
+        return range(-(-len(self.corpus) // self.part_size))
+
     def missing(self) -> list[int]:
         """Numbers of the parts still to be written."""
-        if self.is_finished():
-            return []
-        num_parts = -(-len(self.corpus) // self.part_size)
-        return [part for part in range(num_parts) if not self._path(part).exists()]
+        found = [part for part in self.parts if not self._path(part).exists()]
+        return [] if self.is_finished() else found  # asked last: `finish` deletes the parts after saying so
 
     def rows(self, part: int) -> np.ndarray:
         """The corpus rows of a part."""
@@ -84,6 +87,8 @@ class DistilledWriter:
         dtype = np.dtype(self._dtype.value_type.to_pandas_dtype())
         tokens = token_lists([np.asarray(ids).astype(dtype) for ids in targets], dtype)
         batch = pa.record_batch([pa.array(self.corpus.lines[rows]), tokens], names=["line", "tgt"])
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._claim()
         with _whole_file(self._path(part)) as path, arrow_writer(path, batch.schema) as writer:
             writer.write_batch(batch)
 
@@ -131,13 +136,23 @@ class DistilledWriter:
             "tgt_vocabulary": self.corpus.tgt_fingerprint,
         }
 
+    @property
+    def _claimed(self) -> tuple[Path, dict[str, str]]:
+        """Where it is said whose parts these are, and what is said there."""
+        return self._parts / "parts.json", self._identity() | {"part_size": str(self.part_size)}
+
     def _claim(self) -> None:
-        """Say whose parts these are, or check that it has been said."""
-        path, identity = self._parts / "parts.json", self._identity() | {"part_size": str(self.part_size)}
+        path, identity = self._claimed
         if not path.exists():
             with _whole_file(path) as temporary:
                 temporary.write_text(json.dumps(identity, indent=2) + "\n")
-        found = json.loads(path.read_text())
+
+    def _check(self) -> None:
+        path, identity = self._claimed
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError:  # no part yet, or finished in between
+            return
         for key, expected in identity.items():
             if found.get(key) != expected:
                 raise UserError(

@@ -108,8 +108,26 @@ def test_interrupted_finish_is_repeated(
     assert len(Distilled.open(writer.finish(), corpus).tokens) == 25
 
 
+def test_who_comes_by_while_another_finishes_only_reads(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it saw before: another process may finish between any two of its looks."""
+    targets, folder = random_targets(1), tmp_path / "base"
+    early = DistilledWriter(folder, corpus, "base", part_size=10)
+    assert not folder.exists()
+    distil(folder, corpus, targets)
+    assert early.missing() == []
+    looks = iter([False])  # before the other finished
+    is_finished = DistilledWriter.is_finished
+    monkeypatch.setattr(DistilledWriter, "is_finished", lambda self: next(looks, is_finished(self)))
+    late = DistilledWriter(folder, corpus, "base", part_size=10)
+    assert next(looks, None) is None
+    assert late.missing() == []
+    assert sorted(path.name for path in folder.iterdir()) == ["distilled.arrow", "distilled.json"]
+
+
 def test_writer_refuses_foreign_parts(tmp_path: Path, corpus: Corpus) -> None:
-    DistilledWriter(tmp_path / "base", corpus, "base", part_size=10)
+    DistilledWriter(tmp_path / "base", corpus, "base", part_size=10).write(2, WORDS.encode(["a"] * 5))
     with pytest.raises(UserError, match=r"parts\.json must speak of teacher big; got base"):
         DistilledWriter(tmp_path / "base", corpus, "big", part_size=10)
     with pytest.raises(UserError, match=r"must speak of part_size 9; got 10"):
