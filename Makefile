@@ -50,10 +50,11 @@ paper: setup ## Make all runs, tables, figures and the report (data=, budget=, s
 report: setup ## One page with all tables, figures and verdicts, from finished runs
 	$(BIN)/python -m experiments.report $(STUDY)
 
-# Folder of Multi30k; without it the benchmark generates text.
+# Folder of Multi30k; without it the benchmark generates text. An interpreter that has fairseq; without it no comparison.
 MULTI30K ?=
-bench: setup ## Measure speed and memory (MULTI30K=folder; generated text without)
-	$(BIN)/python -m experiments.bench $(if $(MULTI30K),--multi30k $(MULTI30K))
+FAIRSEQ ?=
+bench: setup ## Measure speed and memory (MULTI30K=folder, generated text without; FAIRSEQ=python, to compare with it)
+	$(BIN)/python -m experiments.bench $(if $(MULTI30K),--multi30k $(MULTI30K)) $(if $(FAIRSEQ),--fairseq $(FAIRSEQ))
 
 test: setup ## Run the test suite, without slow and GPU tests
 	$(PYTEST) -n 2 -m "not slow and not gpu"

@@ -8,6 +8,7 @@
 Sections:
 
     training      target tokens per second, a step against the floor's, the E-step's share, peak memory
+    fairseq       training beside fairseq's, of the same text (asks for --fairseq, an interpreter that has it)
     steps         what an update of every NAT of the tables costs beside the vanilla one's, at `budget=mini`
     alignments    the E-steps of AXE, OaXE and glancing beside a plain loss, 64 × 30 and 256 × 60, V 8,000
     distillation  a teacher's beam search, sentences per second
@@ -33,7 +34,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.benchmark import Measurement, TaskSpec
 
+from experiments.fairseq import METHODS, Fairseq
 from experiments.paper_items import table2, table3
 from mple import bleu
+from mple.checks import UserError
 from mple.decoding.beam import Beam
 from mple.launch import Job, hardware_has_bf16, precision_of, quiet
 from mple.memory import keep_memory
@@ -105,6 +108,7 @@ def generated_text(folder: Path, pairs: int, seed: int = 1) -> None:
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """The data's part of a command line."""
     common = [f"outputs={arguments.out}", f"trainer.precision={arguments.precision}"]
+    common += [f"data.vocabulary.size={arguments.vocabulary}"]
     if arguments.budget is None:
         common += [f"+sizes.bench={SIZE}", "size=bench", "max_tokens=4096"]
     else:
@@ -114,7 +118,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     folder = arguments.out / "text"
     generated_text(folder, 29_000)
     languages = ["data.src_lang=aa", "data.tgt_lang=bb"]
-    return ["data=text", f"data.root={folder}", *languages, "data.vocabulary.size=4000", *common]
+    return ["data=text", f"data.root={folder}", *languages, *common]
 
 
 def job(experiment: str, arguments: argparse.Namespace) -> Job:
@@ -380,6 +384,54 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
+FAIRSEQ = (
+    "--max-tokens 4096 --optimizer adam --adam-betas (0.9,0.98) --lr 5e-4 --lr-scheduler inverse_sqrt "
+    "--warmup-updates 100 --clip-norm 1.0 --dropout 0.1 --label-smoothing 0.1 --share-all-embeddings "
+    "--encoder-learned-pos --decoder-learned-pos --encoder-embed-dim 256 --decoder-embed-dim 256 "
+    "--encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024 --encoder-layers 3 --decoder-layers 3 "
+    "--encoder-attention-heads 4 --decoder-attention-heads 4"
+)
+
+
+def fairseq(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both in turn, each with its own batches of at most 4,096 tokens, fairseq in float32."""
+    names = tuple(arguments.experiments or METHODS)
+    if unknown := [name for name in names if name not in METHODS]:
+        raise UserError(f"--experiments of fairseq must be among {', '.join(METHODS)}; got {unknown[0]}")
+    methods = {name: Ours(name, arguments) for name in names}
+    data = methods[names[0]].job.data(1)
+    data.setup()
+    corpus, rows = data.corpus("train"), np.arange(len(data.corpus("train")))
+    peer = Fairseq(arguments.fairseq, arguments.out / "fairseq", FAIRSEQ, torch.get_num_threads())
+    with console.status("fairseq binarises the text"):
+        peer.prepare({"train": (corpus.src(rows), corpus.tgt(rows))}, len(data.tgt_vocabulary))
+    updates = some_updates(methods[names[0]].job, arguments.updates + 1)
+    tokens = sum(int(batch.tgt_lengths.sum()) for update in updates[1:] for batch in update)
+    speed: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
+    for _ in track(range(arguments.rounds), "beside fairseq, rounds", console=console):
+        for name, method in methods.items():
+            speed[name][0].append(tokens / sum(method.run(updates)[0][1:]))  # the first update warms up
+            speed[name][1].append(peer.tokens_per_second(name, arguments.updates))
+    return {
+        name: {
+            "tokens_per_second": summary(ours),
+            "fairseq_tokens_per_second": summary(theirs),
+            "times_fairseq": summary(list(np.array(ours) / np.array(theirs))),
+        }
+        for name, (ours, theirs) in speed.items()
+    }
+
+
+def show_fairseq(rows: dict[str, Any]) -> list[list[str]]:
+    table = [["", "target tokens/s", "fairseq", "times"]]
+    for name, row in rows.items():
+        speeds = [row["tokens_per_second"], row["fairseq_tokens_per_second"]]
+        cells = [f"{c['median']:,.0f} ({c['low']:,.0f}–{c['high']:,.0f})" for c in speeds]
+        times = row["times_fairseq"]
+        table.append([name, *cells, f"{times['median']:.2f} ({times['low']:.2f}–{times['high']:.2f})"])
+    return table
+
+
 def steps(arguments: argparse.Namespace) -> dict[str, Any]:
     arguments = argparse.Namespace(**{**vars(arguments), "budget": "mini"})
     names = dict.fromkeys((*(arguments.experiments or STEPS), "vanilla_raw"))
@@ -417,6 +469,7 @@ def peak_memory(experiment: str, arguments: argparse.Namespace) -> float:
     """Of a process that makes a few updates and nothing else; of the accelerator where there is one."""
     command = [sys.executable, "-m", "experiments.bench", "one", "--experiments", experiment]
     command += ["--out", str(arguments.out), "--precision", arguments.precision]
+    command += ["--vocabulary", str(arguments.vocabulary)]
     command += ["--multi30k", str(arguments.multi30k)] if arguments.multi30k else []
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return float(lines[-1])
@@ -742,6 +795,7 @@ def show_memory(rows: dict[str, Any]) -> list[list[str]]:
 
 SECTIONS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[..., list[list[str]]]]] = {
     "training": (training, show_training),
+    "fairseq": (fairseq, show_fairseq),
     "steps": (steps, show_steps),
     "alignments": (alignments, show_alignments),
     "distillation": (distillation, show_rates),
@@ -768,7 +822,7 @@ def machine() -> dict[str, Any]:
     return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
         description=__doc__.split("\n")[0],
@@ -779,17 +833,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times that each variant is taken")
     parser.add_argument("--updates", type=int, default=6, help="updates of a variant in a round")
     parser.add_argument("--pairs", type=int, default=2_000_000, help="sentence pairs of `memory`")
-    help_ = f"methods of `training` ({', '.join(TRAINED)}) or of `steps`"
+    help_ = f"methods of `training` ({', '.join(TRAINED)}), `steps` or `fairseq` ({', '.join(METHODS)})"
     parser.add_argument("--experiments", nargs="+", help=help_)
     parser.add_argument(
         "--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto", help="of training"
     )
+    parser.add_argument("--vocabulary", type=int, default=4000, help="pieces of both languages together")
+    parser.add_argument("--fairseq", metavar="PYTHON", help="interpreter that has fairseq, for `fairseq`")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="where results go")
     parser.set_defaults(budget=None)  # whose sizes: none but in `steps`
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.sections if name not in {**SECTIONS, **INSIDE}]
     if unknown:
         parser.error(f"a section must be one of {', '.join(SECTIONS)}; got {unknown[0]!r}")
+    if "fairseq" in arguments.sections and not arguments.fairseq:
+        parser.error("fairseq must be given an interpreter that has it, --fairseq PYTHON; got none")
     if arguments.multi30k and not arguments.multi30k.is_dir():
         parser.error(f"--multi30k must be a folder; got {arguments.multi30k}")
     quiet()
@@ -797,12 +855,16 @@ def main() -> None:
     arguments.out = arguments.out.resolve()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        for name in arguments.sections or SECTIONS:
+        default = [name for name in SECTIONS if name != "fairseq" or arguments.fairseq]
+        for name in arguments.sections or default:
             if name in INSIDE:
                 INSIDE[name](arguments)
                 continue
             measure, show = SECTIONS[name]
-            rows = measure(arguments)
+            try:
+                rows = measure(arguments)
+            except UserError as error:
+                parser.exit(1, f"{error}\n")
             about = {
                 **machine(),
                 "commit": commit(),
@@ -815,8 +877,9 @@ def main() -> None:
             (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
             text = markdown(show(rows))
             (arguments.out / f"{name}.md").write_text(text + "\n")
+            about["vocabulary"] = arguments.vocabulary
             shown = [about["device"], f"{about['threads']} threads", about["data"]]
-            if name in ("training", "steps"):
+            if name in ("training", "fairseq", "steps"):
                 shown.append(about["precision of training"])
             console.print(f"\n[bold]{name}[/] ({', '.join(shown)})")
             console.print(text, soft_wrap=True)

@@ -181,7 +181,7 @@ def test_the_least_cost_is_scipy_s(rows: int, length: int, kind: str, share: flo
     elif kind == "alike":
         costs[:] = costs[:, :1]
     elif kind == "wide":
-        costs = np.exp(2 * costs).clip(max=1e6)
+        costs = np.exp((2 * costs).clip(max=np.log(1e6)))
     elif kind == "negative":
         costs = -costs
     free = draw.random((rows, length)) < share
