@@ -232,6 +232,7 @@ class Ours:
             enable_progress_bar=False,
             enable_model_summary=False,
             limit_val_batches=0,
+            devices=1,
         )
         trainer.fit(self.module, torch.utils.data.DataLoader(mine, batch_size=None))  # type: ignore[arg-type]
         return clock.updates, clock.e_step

@@ -69,7 +69,8 @@ class PredictorJob:
         self.decoding = instantiate(cfg.decoding, _convert_="all")
         own = self.run.job.cfg
         self.settings = self._settings(cfg, own)
-        self.precision = precision_of(self.settings["trainer"]["precision"])
+        trainer = self.settings["trainer"]
+        self.precision = precision_of(trainer["precision"], trainer["accelerator"])
         self.optimizer: Adam = instantiate(self.settings["optimizer"], _convert_="all")
         self.folder = self.run.folder / INPUT_PREDICTOR / key_of({INPUT_PREDICTOR: self.settings})
 

@@ -110,21 +110,26 @@ def as_far_as(update: int, updates: int, warmup_steps: int) -> int:
 OmegaConf.register_new_resolver("as_far_as", as_far_as, replace=True)
 
 
-def hardware_has_bf16() -> bool:
+def uses_gpu(accelerator: str) -> bool:
+    """Whether `trainer.accelerator` means a GPU here."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def hardware_has_bf16(accelerator: str = "auto") -> bool:
     """True where bf16 is computed by units of its own, so that autocast to it is faster than float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+    if uses_gpu(accelerator):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
 
 
-def precision_of(name: object) -> str:
+def precision_of(name: object, accelerator: str = "auto") -> str:
     checks.one_of("trainer.precision", name, ("auto", "32-true", "bf16-mixed", "16-mixed"))
     if name != "auto":
         return str(name)
-    return "bf16-mixed" if hardware_has_bf16() else "32-true"
+    return "bf16-mixed" if hardware_has_bf16(accelerator) else "32-true"
 
 
 def _check_trainer(settings: DictConfig) -> None:
@@ -138,6 +143,8 @@ def _check_gpu(settings: DictConfig) -> None:
         raise UserError(
             f"trainer.accelerator must be auto or cpu here; got {settings.accelerator} without a GPU"
         )
+    if uses_gpu(settings.accelerator) and settings.devices > (found := torch.cuda.device_count()):
+        raise UserError(f"trainer.devices must be at most {found}, the GPUs here; got {settings.devices}")
 
 
 class Job:
@@ -176,7 +183,7 @@ class Job:
         self.optimizer = make(cfg.optimizer)
         self.objective = make(cfg.objective)
         self.decoding = make(cfg.decoding)
-        self.precision = precision_of(cfg.trainer.precision)
+        self.precision = precision_of(cfg.trainer.precision, cfg.trainer.accelerator)
         self.source = make(cfg.data.source)
         self.vocabulary = make(cfg.data.vocabulary)
         self.target = make(cfg.proxy_target)
@@ -453,8 +460,8 @@ class Job:
         data = self.data(0)
         data.setup()
         model = self.trained(data)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
+        device = "cuda" if uses_gpu(self.cfg.trainer.accelerator) else "cpu"
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision, torch.float32)
         for split in splits:
             folder = self.distilled_folder() / split
             rate = distill(
@@ -464,7 +471,7 @@ class Job:
                 folder,
                 name,
                 self.decoding,
-                max(self.cfg.max_tokens, DISTILLED_AT_ONCE),
+                DISTILLED_AT_ONCE,
                 dtype,
             )
             if rate is not None:

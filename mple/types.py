@@ -45,7 +45,7 @@ class Mean:
     def of(values: Tensor, counts: Tensor | None = None) -> "Mean":
         """The mean of `values`, or of those of them where `counts` is True."""
         if counts is None:
-            return Mean(values.float().sum(), torch.tensor(float(values.numel()), device=values.device))
+            return Mean(values.float().sum(), torch.full((), float(values.numel()), device=values.device))
         return Mean(values.float().masked_fill(~counts, 0.0).sum(), counts.sum().float())
 
     def __add__(self, other: "Mean") -> "Mean":

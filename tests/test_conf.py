@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
-from mple.launch import Job, as_far_as
+from mple.launch import Job, as_far_as, precision_of
 
 CONF = Path(__file__).parents[1] / "conf"
 STRATEGIES = ("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding", "optimizer")
@@ -334,3 +334,30 @@ def test_a_gpu_that_is_not_there_is_said_where_a_run_is_made_not_where_it_is_ope
     with pytest.raises(UserError, match=r"trainer\.accelerator must be auto or cpu here; got gpu"):
         made.execute()
     assert not (tmp_path / "outputs").exists()
+
+
+def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    outputs = f"outputs={tmp_path / 'outputs'}"
+    made = job("+experiment=vanilla_raw", "trainer.devices=3", "trainer.precision=32-true", outputs)
+    with pytest.raises(UserError, match=r"trainer\.devices must be at most 2, the GPUs here; got 3"):
+        made.execute()
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_auto_precision_is_of_the_device_that_trains(
+    has_units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that only emulates bf16 has no units for it; for a run on the CPU no GPU counts."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or has_units
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(Path, "read_text", lambda _: "flags: avx2")
+    assert precision_of("auto", "auto") == ("bf16-mixed" if has_units else "32-true")
+    assert precision_of("auto", "cpu") == "32-true"
+    assert precision_of("16-mixed", "auto") == "16-mixed"

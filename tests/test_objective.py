@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mple.checks import UserError
 from mple.objective import Objective, cross_entropy
@@ -180,3 +181,23 @@ def test_a_penalty_of_nothing_is_none() -> None:
     found = CrossEntropy()(output_of(logits), penalised(plain, 0.0), inputs)
     before = CrossEntropy()(output_of(logits), plain, inputs)
     assert {name: m.value() for name, m in found.items()} == {name: m.value() for name, m in before.items()}
+
+
+def test_without_gradient_nothing_is_prepared_for_one() -> None:
+    """A validation loss is one product of matrices, not three, and makes no gradient of the vocabulary."""
+
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            self.count += func._schema.name == "aten::mm"
+            return func(*args, **(kwargs or {}))
+
+    features, weight = torch.randn(5, 8, requires_grad=True), torch.nn.Parameter(torch.randn(7, 8))
+    labels = torch.arange(5)
+    with Products() as trained:
+        expected = linear_cross_entropy(features, weight, labels, 0.1)
+    with Products() as measured, torch.no_grad():
+        found = linear_cross_entropy(features, weight, labels, 0.1)
+    assert (trained.count, measured.count) == (3, 1)
+    assert [float(value) for value in found] == [float(value) for value in expected]

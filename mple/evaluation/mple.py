@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from mple import checks
 from mple.checks import UserError
+from mple.decoding.fill import log_probs_of
 from mple.estimator.statistics import Bootstrap
 from mple.evaluation.finished import Finished
 from mple.evaluation.input_loss import input_information
@@ -107,9 +108,8 @@ def draw_targets(run: Finished, split: str) -> Drawn:
         encoder_out = module.model.encode(batch.src_tokens)
         target, inputs, snapshot = module.proxy(batch, module.snapshot(batch, encoder_out))
         is_said = target.counts & ~inputs.revealed
-        log_probs = snapshot.decode(inputs).logits_at(is_said).float().log_softmax(-1)
         lost = torch.zeros(target.tokens.shape, device=target.tokens.device)
-        lost[is_said] = -log_probs.gather(1, target.tokens[is_said].unsqueeze(1)).squeeze(1)
+        lost[is_said] = -log_probs_of(snapshot.decode(inputs), target.tokens, is_said)
         rows = [position[line] for line in batch.ids.tolist()]
         nats[rows] = lost.sum(1).double().cpu().numpy()
         tokens[rows] = target.counts.sum(1).cpu().numpy()

@@ -13,6 +13,7 @@ import torch
 
 from mple import checks
 from mple.checks import UserError
+from mple.decoding.fill import log_probs_of
 from mple.estimator.total_correlation import SentenceLosses
 from mple.estimator.total_correlation import TotalCorrelation as Estimate
 from mple.evaluation.finished import Finished
@@ -128,9 +129,8 @@ def sentence_losses(run: Finished, split: str, target: TextTarget | None = None)
         else:
             labels, counts = module.labelled(batch)
             output = module.model.decode(module.model.prefixes(text(batch)), encoder_out)
-        log_probs = output.logits_at(counts).float().log_softmax(-1)
         lost = torch.zeros(labels.shape, device=labels.device)
-        lost[counts] = -log_probs.gather(1, labels[counts].unsqueeze(1)).squeeze(1)
+        lost[counts] = -log_probs_of(output, labels, counts)
         nats[rows] = lost.sum(1).double().cpu().numpy()
         learned = text(batch).cpu()
         tokens[rows] = (learned != PAD).sum(1).numpy()

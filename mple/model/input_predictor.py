@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mple.checks import UserError
+from mple.decoding.fill import log_probs_of
 from mple.model.nat import NAT
 from mple.types import PAD, DecoderInput
 
@@ -88,8 +89,8 @@ class InputDistribution:
         lengths = is_canvas.sum(1)
         blank = self.vanilla.blank(lengths)  # without columns that hold only padding, which `tokens` may have
         logits = self.mask_predictor(src_tokens, lengths)[blank.is_canvas].double()  # (N)
-        words = self.vanilla.decode(blank, self.vanilla.encode(src_tokens)).logits_at(blank.is_canvas).float()
-        said = words.gather(1, tokens[is_canvas].unsqueeze(1)).squeeze(1) - words.logsumexp(-1)
+        words = self.vanilla.decode(blank, self.vanilla.encode(src_tokens))
+        said = log_probs_of(words, tokens[:, : blank.tokens.shape[1]], blank.is_canvas)
         masked, revealed = (
             torch.zeros(tokens.shape, dtype=logits.dtype, device=tokens.device) for _ in range(2)
         )

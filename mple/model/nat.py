@@ -67,12 +67,14 @@ class NAT(nn.Module):
 
         Masked canvases of one length are the same until they see their sources. Without gradient, as in the
         E-step's look-ahead, what the first layer does before that is done once for each length, and so its
-        dropout is drawn once for each length; to a single sentence that is the same dropout.
+        dropout is drawn once for each length; to a single sentence that is the same dropout. On an
+        accelerator, where one layer's attention is cheaper than asking which lengths there are, it is not.
         """
         tokens, canvas, lengths = inputs.tokens, None, inputs.is_canvas.sum(1)
         positions = self.decoder.embedding.positions.weight[: tokens.shape[1]]
         unrevealed = self.vanilla_input(lengths, encoder_out, positions)
-        if not torch.is_grad_enabled() and unrevealed is None and inputs.is_blank:
+        is_shared = tokens.device.type == "cpu" and not torch.is_grad_enabled()
+        if is_shared and unrevealed is None and inputs.is_blank:
             distinct, canvas = torch.unique(lengths, return_inverse=True)
             places = torch.arange(tokens.shape[1], device=tokens.device)
             tokens = torch.where(places < distinct.unsqueeze(1), MASK, PAD)

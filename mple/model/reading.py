@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mple.types import PAD
 
-_CHUNK = 2**20
-"""Logits made at once."""
+_CHUNK, _CHUNK_OF_GPU = 2**20, 2**25
+"""Logits made at once: few enough to stay in a CPU's cache, many enough to keep a GPU busy."""
 _BLOCK = 128
 """Logits of which the highest is sought at once."""
 _SAFE = 60.0
@@ -101,13 +101,15 @@ def logits_of(
     features: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]
 ) -> Float[Tensor, "N"]:
     """The logit of one token at each position, summed in float32."""
-    return torch.linalg.vecdot(_cast(features).float(), _cast(weight)[tokens].float())
+    # No product of matrices, not even `vecdot`: autocast would make it, and the logit, in its own type.
+    return (_cast(features).float() * _cast(weight)[tokens].float()).sum(1)
 
 
 def _logits(features: Tensor, weight: Tensor, is_canvas: Tensor) -> Iterator[Float[Tensor, "N V"]]:
     """The logits of some positions at a time, in one buffer."""
     states, table = _cast(features[is_canvas]), _cast(weight)
-    rows = max(1, min(_CHUNK // len(table), len(states)))
+    chunk = _CHUNK if states.device.type == "cpu" else _CHUNK_OF_GPU
+    rows = max(1, min(chunk // len(table), len(states)))
     buffer = states.new_empty(rows, len(table))
     with torch.autocast(features.device.type, enabled=False):
         for some in states.split(rows):

@@ -38,8 +38,9 @@ def hidden_softmax(
 class _ShortSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        exponentials = logits.exp()
-        y = exponentials.div_(_row_sums(exponentials))
+        with torch.autocast(logits.device.type, enabled=False):  # the sums are products
+            exponentials = logits.exp()
+            y = exponentials.div_(_row_sums(exponentials))
         ctx.save_for_backward(y)
         return y
 

@@ -64,7 +64,7 @@ class NonAutoregressive(UpdateModule):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         encoder_out = self.model.encode(batch.src_tokens)
         target, inputs, _ = self.proxy(batch, self.snapshot(batch, encoder_out))
-        sentences = torch.tensor(float(len(batch)), device=batch.ids.device)
+        sentences = torch.full((), float(len(batch)), device=batch.ids.device)
         own = {key: loss.count for key, loss in inputs.losses.items()}
         return {"nats": self.objective.count(target, inputs), "length": sentences} | own
 

@@ -5,6 +5,7 @@ trainer are the same thing. Each minimised loss is a sum over the whole update, 
 all processes, divided by the count of the whole update: how an update is cut up does not change it.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mple.checks import UserError
 from mple.optimizer import Adam
@@ -101,6 +103,13 @@ class UpdateModule(pl.LightningModule):
         dist.all_reduce(packed)
         return dict(zip(values, packed, strict=True))
 
+    def _gathering(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange the gradient of an update once, after its last micro-batch."""
+        wrapped = self.trainer.strategy.model
+        if is_last or not isinstance(wrapped, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return wrapped.no_sync()
+
     def training_step(self, update: list[Batch], index: int) -> None:
         optimizer = self.optimizers()
         rate = self.adam.rate(self.global_step)
@@ -121,7 +130,8 @@ class UpdateModule(pl.LightningModule):
                     [value.total / counts[key].clamp(min=1) for key, value in minimised.items()]
                 ).sum()
             )
-            self.manual_backward(loss)
+            with self._gathering(is_last=micro == len(update) - 1):
+                self.manual_backward(loss)
             self._remember(minimised | logged)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of 16-mixed alone
         if scaler is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from mple import checks
 from mple.types import DecoderInput, DecoderOutput, Mean, Target
 
-_CHUNK = 2**21
+_CHUNK, _CHUNK_OF_GPU = 2**21, 2**25
 """Logits made at once: few enough to stay in a CPU's cache, many enough to keep a GPU busy."""
 
 
@@ -41,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factors = torch.ones(len(labels), 1, device=features.device)
         if penalties is not None:
             factors[counted:, 0] = penalties
-        rows = max(1, _CHUNK // size)
+        rows = max(1, (_CHUNK if device == "cpu" else _CHUNK_OF_GPU) // size)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(labels), rows):
                 some, label = states[start : start + rows], labels[start : start + rows].unsqueeze(1)
@@ -92,6 +92,8 @@ def linear_cross_entropy(
 
     penalties: what the *last* P of the N rows count in the first sum; they are left out of the second.
     """
+    if not torch.is_grad_enabled():  # a function of autograd would prepare the gradient all the same
+        features, weight = features.detach(), weight.detach()
     return _LinearCrossEntropy.apply(features, weight, labels, smoothing, penalties)
 
 
@@ -120,7 +122,10 @@ class CrossEntropy:
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
         positions = target.counts & ~inputs.revealed
         trained = positions if target.truncated is None else positions & ~target.truncated
-        features, labels, penalties = output.features[trained], target.tokens[trained], None
+        # By number and not by mask: the mask would be counted out for each, and its gradient is far slower.
+        place = trained.flatten().nonzero()[:, 0]
+        features = output.features.flatten(0, 1).index_select(0, place)
+        labels, penalties = target.tokens.flatten().index_select(0, place), None
         if (penalty := target.penalty) is not None:
             is_due = (penalty.weights > 0) & ~inputs.revealed.gather(1, penalty.positions)
             sentence = is_due.nonzero()[:, 0]

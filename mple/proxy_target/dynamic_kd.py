@@ -68,10 +68,10 @@ class DynamicKD:
 
     def distortion(self, scores: Float[Tensor, "B K K"]) -> Float[Tensor, "B K"]:
         """L̂'_target of every candidate, in nats."""
-        gamma = scores.new_tensor(list(self._weights.values()))
-        if self.normalize_gamma:
-            gamma = gamma / gamma.sum()
-        return -self.beta * torch.einsum("i,bik->bk", gamma, scores)
+        scale = self.beta / (sum(self._weights.values()) if self.normalize_gamma else 1)
+        # One by one, since autocast would make a product of matrices in bf16, of scores up to 100.
+        agreements = [weight * scores[:, i] for i, weight in enumerate(self._weights.values())]
+        return -scale * torch.stack(agreements).sum(0)
 
     def cost(self, nll: Float[Tensor, "B K"], lengths: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """L_NAT of every candidate from its summed negative log-likelihood."""

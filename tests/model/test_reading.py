@@ -107,3 +107,14 @@ def test_an_empty_canvas() -> None:
     normaliser, token = reading.both(features, weight, nothing)
     assert normaliser.count_nonzero() == 0
     assert (token == PAD).all()
+
+
+def test_a_token_s_logit_is_summed_in_float32_under_autocast() -> None:
+    """What autocast rounds is the states and the table, not what is summed of them."""
+    features, weight, is_canvas = example()
+    states, tokens = 9 * features[is_canvas], torch.arange(int(is_canvas.sum()))
+    expected = (states.bfloat16().double() * weight.bfloat16()[tokens].double()).sum(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reading.logits_of(states, weight, tokens)
+    assert expected.abs().max() > 50
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

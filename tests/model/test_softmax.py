@@ -58,6 +58,21 @@ def test_bfloat16_is_widened(taken: list[Tensor]) -> None:
     torch.testing.assert_close(result.double(), expected, rtol=2e-6, atol=1e-9)
 
 
+def test_autocast_changes_nothing(taken: list[Tensor]) -> None:
+    weights, bias = inputs(11, dtype=torch.bfloat16)
+    grad = torch.randn(weights.shape)
+    found = []
+    for enabled in (False, True):
+        weights.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            result = hidden_softmax(weights, SCALE, bias)
+        result.backward(grad)
+        found.append((result.detach(), weights.grad.clone()))
+    assert len(taken) == 2
+    for without, under in zip(*found, strict=True):
+        assert torch.equal(without, under)
+
+
 def test_without_anything_hidden(taken: list[Tensor]) -> None:
     weights, _ = inputs(9)
     result = hidden_softmax(weights, SCALE, torch.zeros(1, 1, 1, 1))

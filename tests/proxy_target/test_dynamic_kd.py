@@ -188,3 +188,15 @@ def test_all_zero_gamma_may_stay_when_it_is_not_normalised() -> None:
     batch = example()
     zero = DynamicKD(dict.fromkeys(NAMES, 0.0), normalize_gamma=False)
     assert choices(zero, batch) == choices(DynamicKD(GAMMA, 0.0), batch)
+
+
+def test_autocast_does_not_round_the_distortion() -> None:
+    """BLEU scores up to 100 in bf16 would be wrong by a quarter, the choice's margins by 0.1 nats."""
+    scores = 100 * torch.rand(50, 3, 3, generator=torch.Generator().manual_seed(0))
+    dynamic = DynamicKD(gamma={"a": 1, "b": 2.5, "raw": 1}, beta=0.2)
+    gamma = torch.tensor([1, 2.5, 1], dtype=torch.float64) / 4.5
+    expected = -0.2 * torch.einsum("i,bik->bk", gamma, scores.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = dynamic.distortion(scores)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)

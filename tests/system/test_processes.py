@@ -7,13 +7,16 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -79,12 +82,14 @@ def fit(
     updates: list[list[Batch]],
     processes: int = 1,
     plugin: MixedPrecision | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """(weights, last report) after training on this process' `updates`."""
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=processes,
         plugins=plugin,
+        callbacks=list(callbacks),
         strategy="ddp" if processes > 1 else "auto",
         max_steps=len(updates),
         logger=False,
@@ -97,6 +102,19 @@ def fit(
     trainer.fit(learner, DataLoader(updates, batch_size=None, collate_fn=lambda item: item))  # type: ignore[arg-type]
     report = {key: value for key, value in learner.results.items() if not key.startswith("speed/")}
     return learner.state_dict(), report
+
+
+class Exchanges(pl.Callback):
+    """Counts how often processes exchange gradients, which of a small model is one bucket."""
+
+    count = 0
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        def exchange(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            self.count += 1
+            return allreduce_hook(dist.group.WORLD, bucket)
+
+        trainer.strategy.model.register_comm_hook(None, exchange)  # type: ignore[union-attr, operator]
 
 
 class HalfPrecision(MixedPrecision):
@@ -165,6 +183,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(one_batch[name], weight, rtol=0, atol=1e-6, msg=name)
         torch.testing.assert_close(found[0]["weights"][name], weight, rtol=0, atol=1e-6, msg=name)
         assert torch.equal(found[1]["weights"][name], found[0]["weights"][name])
+    assert [process["exchanges"] for process in found] == [UPDATES, UPDATES], "once an update"
     assert found[0]["report"] == pytest.approx(report, rel=1e-4)
 
 
@@ -173,8 +192,10 @@ def main(processes: int, out: Path) -> None:
     rank, batches = int(os.environ.get("LOCAL_RANK", "0")), micro_batches()
     share = len(batches) // processes
     update = batches[rank * share : (rank + 1) * share]
-    weights, report = fit(module(Glancing(), 1.0), [update] * UPDATES, processes)
-    torch.save({"weights": weights, "report": report}, out / f"{rank}.pt")
+    exchanges = Exchanges()
+    weights, report = fit(module(Glancing(), 1.0), [update] * UPDATES, processes, callbacks=[exchanges])
+    found = {"weights": weights, "report": report, "exchanges": exchanges.count}
+    torch.save(found, out / f"{rank}.pt")
 
 
 if __name__ == "__main__":
