@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mple.decoding.beam import Beam
 from mple.model.autoregressive import Autoregressive
-from mple.modules.update import BITS, Score, UpdateModule
+from mple.modules.update import BITS, Chosen, Score, UpdateModule
 from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
 from mple.optimizer import Adam
 from mple.proxy_target import TextTarget
@@ -43,10 +43,10 @@ class AutoregressiveModule(UpdateModule):
         labels = self.model.labels(self.target.text(batch))
         return labels, labels != PAD
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"nats": self.labelled(batch)[1].sum().float()}
+    def counts(self, batch: Batch) -> tuple[dict[str, Tensor], None]:
+        return {"nats": self.labelled(batch)[1].sum().float()}, None
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
+    def losses(self, batch: Batch, chosen: Chosen | None = None) -> tuple[dict[str, Mean], dict[str, Mean]]:
         text = self.target.text(batch)
         nats, nll = self._nats(batch, text, self.objective.label_smoothing)
         tokens = (text != PAD).sum().float()

@@ -14,7 +14,7 @@ from mple.decoding.argmax import Argmax
 from mple.decoding.input_sampling import InputSampling
 from mple.model.input_predictor import InputDistribution, MaskPredictor
 from mple.model.nat import NAT
-from mple.modules.update import BITS, Score, UpdateModule
+from mple.modules.update import BITS, Chosen, Score, UpdateModule
 from mple.optimizer import Adam
 from mple.proxy import Proxy
 from mple.randomness import Draws
@@ -71,8 +71,8 @@ class InputPredictor(UpdateModule):
         target, inputs, _ = self.proxy(batch, look)
         return target, inputs
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
-        logged = self._compared(batch, *self._drawn(batch))
+    def losses(self, batch: Batch, chosen: Chosen | None = None) -> tuple[dict[str, Mean], dict[str, Mean]]:
+        logged = self._compared(batch, *(chosen or self._drawn(batch)))
         nll = logged["mask_nll_bits_per_token"]
         return {"nats": Mean(nll.total / BITS, nll.count)}, logged
 
@@ -89,9 +89,9 @@ class InputPredictor(UpdateModule):
             "tokens": Mean(tokens, tokens),
         }
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        target, _ = self._drawn(batch)
-        return {"nats": target.counts.sum().float()}
+    def counts(self, batch: Batch) -> tuple[dict[str, Tensor], Chosen]:
+        target, inputs = self._drawn(batch)
+        return {"nats": target.counts.sum().float()}, (target, inputs)
 
     def measure(self, batch: Batch) -> dict[str, Mean]:
         """−log of the masks' probability and of the whole P(Z | X), bits per target token; nothing on a split

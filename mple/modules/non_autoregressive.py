@@ -10,7 +10,7 @@ from torch import Tensor
 from mple.decoding import Decoding
 from mple.decoding.argmax import Argmax
 from mple.model.nat import NAT
-from mple.modules.update import BITS, Score, UpdateModule
+from mple.modules.update import BITS, Chosen, Score, UpdateModule
 from mple.objective import Objective
 from mple.objective.cross_entropy import CrossEntropy
 from mple.optimizer import Adam
@@ -45,9 +45,13 @@ class NonAutoregressive(UpdateModule):
         self.updates = updates
         self._nll = CrossEntropy(label_smoothing=0.0)
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
+    def losses(self, batch: Batch, chosen: Chosen | None = None) -> tuple[dict[str, Mean], dict[str, Mean]]:
         encoder_out = self.model.encode(batch.src_tokens)
-        target, inputs, snapshot = self.proxy(batch, self.snapshot(batch, encoder_out))  # T, Z ~ Q(T, Z | X)
+        snapshot = self.snapshot(batch, encoder_out)
+        if chosen is None:
+            target, inputs, snapshot = self.proxy(batch, snapshot)  # T, Z ~ Q(T, Z | X)
+        else:
+            target, inputs = chosen
         output = snapshot.decode(inputs)  # log P(. | Z, X)
         loss = self.objective(output, target, inputs)  # −log P(T | Z, X)
         length = self.model.length.loss(encoder_out, target.lengths)
@@ -61,12 +65,14 @@ class NonAutoregressive(UpdateModule):
         draws = Draws(self.seed, self.global_step if self.training else -1)
         return Snapshot(self.model, encoder_out, batch.ids, batch.tgt_lengths, draws, step, self.updates)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> tuple[dict[str, Tensor], Chosen | None]:
         encoder_out = self.model.encode(batch.src_tokens)
         target, inputs, _ = self.proxy(batch, self.snapshot(batch, encoder_out))
         sentences = torch.full((), float(len(batch)), device=batch.ids.device)
         own = {key: loss.count for key, loss in inputs.losses.items()}
-        return {"nats": self.objective.count(target, inputs), "length": sentences} | own
+        found = {"nats": self.objective.count(target, inputs), "length": sentences} | own
+        has_weights = inputs.latent is not None or bool(inputs.losses)  # which are to learn from it
+        return found, None if has_weights else (target, inputs)
 
     def _logged(
         self, loss: dict[str, Mean], length: dict[str, Mean], target: Target, inputs: DecoderInput

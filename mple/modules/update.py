@@ -22,7 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from mple.checks import UserError
 from mple.optimizer import Adam
 from mple.randomness import mix_numbers
-from mple.types import Batch, Hypotheses, Mean
+from mple.types import Batch, DecoderInput, Hypotheses, Mean, Target
+
+Chosen = tuple[Target, DecoderInput]
+"""T and Z of a micro-batch, as the E-step chose them."""
 
 BITS = 1 / math.log(2)
 """Bits in a nat."""
@@ -59,11 +62,12 @@ class UpdateModule(pl.LightningModule):
 
     # --- what a subclass says -------------------------------------------------------------------------
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """What each minimised loss of the batch will be divided by."""
+    def counts(self, batch: Batch) -> tuple[dict[str, Tensor], Chosen | None]:
+        """What each minimised loss of the batch will be divided by, and the T and Z that say so, for `losses`
+        to take; None where there are none or where they must be made again with a gradient."""
         raise NotImplementedError
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Mean], dict[str, Mean]]:
+    def losses(self, batch: Batch, chosen: Chosen | None = None) -> tuple[dict[str, Mean], dict[str, Mean]]:
         """(what is minimised, what is logged beside it); log keys end in their unit or are shares."""
         raise NotImplementedError
 
@@ -86,15 +90,18 @@ class UpdateModule(pl.LightningModule):
     def _seed(self, micro: int) -> None:
         torch.manual_seed(mix_numbers(self.seed, self.global_step, self.global_rank, micro))
 
-    def _update_counts(self, update: list[Batch]) -> dict[str, Tensor]:
+    def _update_counts(self, update: list[Batch]) -> tuple[dict[str, Tensor], list[Chosen | None]]:
         """Counts of the whole update: the E-step of every micro-batch, and a sum over processes."""
         total: dict[str, Tensor] = {}
+        chosen: list[Chosen | None] = []
         for micro, batch in enumerate(update):
             self._seed(micro)
             with torch.no_grad():
-                for key, count in self.counts(batch).items():
-                    total[key] = total.get(key, torch.zeros_like(count)) + count
-        return self._summed(total)
+                found, choice = self.counts(batch)
+            chosen.append(choice)
+            for key, count in found.items():
+                total[key] = total.get(key, torch.zeros_like(count)) + count
+        return self._summed(total), chosen
 
     def _summed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.trainer.world_size == 1 or not values:
@@ -117,10 +124,11 @@ class UpdateModule(pl.LightningModule):
             group["lr"] = rate
         optimizer.zero_grad()  # type: ignore[union-attr]
         # One micro-batch knows its counts when its losses are made; several need the E-step of all first.
-        counts = self._update_counts(update) if len(update) > 1 else None
-        for micro, batch in enumerate(update):
-            self._seed(micro)
-            minimised, logged = self.losses(batch)
+        counts, chosen = self._update_counts(update) if len(update) > 1 else (None, [None])
+        for micro, (batch, choice) in enumerate(zip(update, chosen, strict=True)):
+            # A choice that is kept was made with another dropout; one that is made again must be the same.
+            self._seed(micro if choice is None else micro + len(update))
+            minimised, logged = self.losses(batch, choice)
             if counts is None:
                 counts = self._summed({key: loss.count for key, loss in minimised.items()})
             # DDP averages gradients over processes; the counts already are over all of them.

@@ -9,19 +9,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.plugins.precision import MixedPrecision
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from mple.decoding.argmax import Argmax
 from mple.modules.non_autoregressive import NonAutoregressive
+from mple.modules.update import Chosen
 from mple.objective.cross_entropy import CrossEntropy
 from mple.optimizer import Adam
 from mple.proxy.target_first import TargetFirst
@@ -29,7 +31,8 @@ from mple.proxy_input import ProxyInput
 from mple.proxy_input.blank import Blank
 from mple.proxy_input.glancing import Glancing
 from mple.proxy_target.raw import Raw
-from mple.types import PAD, Batch
+from mple.snapshot import Snapshot
+from mple.types import PAD, Batch, DecoderInput, Mean, Target
 from tests.fakes import nat, random_batch
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +62,13 @@ def concatenated(batches: list[Batch]) -> Batch:
     )
 
 
-def module(proxy_input: ProxyInput, clip_norm: float) -> NonAutoregressive:
-    """Without dropout, which belongs to a process and a micro-batch.
+def module(proxy_input: ProxyInput, clip_norm: float, dropout: float = 0.0) -> NonAutoregressive:
+    """Without dropout if not asked for, since it belongs to a process and a micro-batch.
 
     The large eps keeps Adam from blowing up the rounding errors of gradients that are 0 in exact arithmetic.
     """
     return NonAutoregressive(
-        model=nat(),
+        model=nat(dropout=dropout),
         proxy=TargetFirst(target=Raw(), input=proxy_input),
         objective=CrossEntropy(label_smoothing=0.1),
         decoding=Argmax(),
@@ -165,6 +168,56 @@ def test_the_gradient_of_micro_batches_is_that_of_one_batch(proxy_input: ProxyIn
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
         assert report == pytest.approx(reports[0], rel=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithWeights:
+    """Glancing with a weight of its own that its loss, the weight's square for each sentence, draws to 0."""
+
+    weight: nn.Parameter
+    law: ClassVar[str] = "none"
+
+    def __call__(self, batch: Batch, target: Target, snapshot: Snapshot) -> DecoderInput:
+        inputs = Glancing()(batch, target, snapshot)
+        own = Mean.of((self.weight**2).expand(len(batch)))
+        return dataclasses.replace(inputs, losses={"own": own})
+
+
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_what_is_counted_is_what_is_learned(has_weights: bool) -> None:
+    """With dropout, so that an E-step made again from other random numbers would choose another Z. It is made
+    again only for a Z that is to learn."""
+    weight = nn.Parameter(torch.ones(()))
+    learner = module(WithWeights(weight) if has_weights else Glancing(), 1.0, dropout=0.4)
+    counted: list[float] = []
+    learned: list[float] = []
+    calls = 0
+    proxy, losses, update_counts = learner.proxy, learner.losses, learner._update_counts
+
+    def counting(batch: Batch, snapshot: Snapshot) -> tuple[Target, DecoderInput, Snapshot]:
+        nonlocal calls
+        calls += 1
+        return proxy(batch, snapshot)
+
+    def noting(batch: Batch, chosen: Chosen | None) -> tuple[dict[str, Mean], dict[str, Mean]]:
+        minimised, logged = losses(batch, chosen)
+        learned[-1] += float(minimised["nats"].count)
+        return minimised, logged
+
+    def beginning(update: list[Batch]) -> tuple[dict[str, Tensor], list[Chosen | None]]:
+        counts, chosen = update_counts(update)
+        counted.append(float(counts["nats"]))
+        learned.append(0.0)
+        return counts, chosen
+
+    learner.proxy, learner.losses, learner._update_counts = counting, noting, beginning  # type: ignore[method-assign, assignment]
+    update = micro_batches()
+    fit(learner, [update] * UPDATES)
+    assert counted == learned
+    assert len(set(counted)) > 1, "Z does not depend on dropout"
+    assert calls == UPDATES * len(update) * (2 if has_weights else 1)
+    if has_weights:  # no optimizer has it, so its gradients add up
+        assert float(weight.grad) == pytest.approx(2 * UPDATES)
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
