@@ -25,8 +25,12 @@ _CONTENT = len(SPECIAL_TOKENS)  # the first id that is no special symbol
 class State(Protocol):
     """What a decoder remembers of N growing sequences: keys and values, of the source's and of its own."""
 
-    def select(self: StateT, rows: Int[Tensor, "M"]) -> StateT:
-        """The state of M sequences, the m-th of which continues row `rows[m]`: repeats, drops, reorders."""
+    def select(self: StateT, rows: Int[Tensor, "A W"]) -> StateT:
+        """The state of A·W sequences, W of each of A sentences: sequence (a, w) continues row `rows[a, w]`.
+
+        Sentences may be dropped and stay in their order, so that what belongs to a sentence needs to be
+        copied only then; sequences of one sentence are repeated, dropped and reordered at will.
+        """
 
 
 @runtime_checkable
@@ -183,7 +187,7 @@ class Beam:
                 prefixes, tokens, rows = prefixes[keep], tokens[keep], rows[keep]
                 moved = True
             if moved:
-                state = state.select(rows.flatten())
+                state = state.select(rows)
             prefixes[:, :, length] = tokens
             last_tokens = tokens.flatten()
 

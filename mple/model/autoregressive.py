@@ -21,23 +21,26 @@ KeyValue = tuple[Tensor, Tensor]
 
 @dataclass
 class DecodingState:
-    """What N growing sequences remember, per layer: own keys and values, the source's, and its padding."""
+    """What N = A·W growing sequences, W of each of A sentences, remember: per layer their own keys and values
+    (N, H, length, d) and those of the sources (A, H, S, d), which the sequences of a sentence share."""
 
     own: list[KeyValue | None]
     source: list[KeyValue]
-    source_hidden: Bool[Tensor, "N 1 S"] | None
+    source_hidden: Bool[Tensor, "A 1 S"] | None
     position: int
+    width: int = 1
 
-    def select(self, rows: Int[Tensor, "M"]) -> "DecodingState":
-        def pick(pair: KeyValue) -> KeyValue:
-            return pair[0].index_select(0, rows), pair[1].index_select(0, rows)
+    def select(self, rows: Int[Tensor, "A W"]) -> "DecodingState":
+        def pick(pair: KeyValue, index: Tensor) -> KeyValue:
+            return pair[0].index_select(0, index), pair[1].index_select(0, index)
 
-        return DecodingState(
-            [None if pair is None else pick(pair) for pair in self.own],
-            [pick(pair) for pair in self.source],
-            None if self.source_hidden is None else self.source_hidden.index_select(0, rows),
-            self.position,
-        )
+        own = [None if pair is None else pick(pair, rows.flatten()) for pair in self.own]
+        source, hidden = self.source, self.source_hidden
+        if len(rows) < len(source[0][0]):  # sentences stay in their order: as many are the same
+            kept = rows[:, 0] // self.width
+            source = [pick(pair, kept) for pair in source]
+            hidden = None if hidden is None else hidden.index_select(0, kept)
+        return DecodingState(own, source, hidden, self.position, rows.shape[1])
 
 
 class Autoregressive(nn.Module):
@@ -70,7 +73,7 @@ class Autoregressive(nn.Module):
     def start(self, src_tokens: Int[Tensor, "B S"]) -> DecodingState:
         encoder_out = self.encode(src_tokens)
         source = [
-            layer.cross_attention.keys_values(encoder_out.states)  # type: ignore[union-attr, operator]
+            tuple(layer.cross_attention.laid_out(encoder_out.states))  # type: ignore[union-attr, operator]
             for layer in self.decoder.layers
         ]
         return DecodingState([None] * len(source), source, hide_padding(encoder_out.is_pad), 0)

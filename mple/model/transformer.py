@@ -166,19 +166,21 @@ class DecoderLayer(nn.Module):
 
     def step(
         self,
-        x: Float[Tensor, "B 1 D"],
+        x: Float[Tensor, "N 1 D"],
         cache: tuple[Tensor, Tensor] | None,
         cross: tuple[Tensor, Tensor],
-        source_hidden: Bool[Tensor, "B 1 S"] | None,
-    ) -> tuple[Float[Tensor, "B 1 D"], tuple[Tensor, Tensor]]:
-        """One position more, given the keys and values of the positions before it (`cache`) and of the
-        source (`cross`); returns the state and the grown cache."""
+        source_hidden: Bool[Tensor, "A 1 S"] | None,
+    ) -> tuple[Float[Tensor, "N 1 D"], tuple[Tensor, Tensor]]:
+        """One position more, given the keys and values of the positions before it (`cache`) and of the A
+        sources (`cross`), each read by N / A consecutive rows; returns the state and the grown cache."""
         y = self.attend.before(x)
         key, value = self.self_attention.keys_values(y)
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
         x = self.attend.after(x, self.self_attention.attend(y, key, value, None))
-        x = self.look.after(x, self.cross_attention.attend(self.look.before(x), *cross, source_hidden))
+        # The rows of a sentence ask its source together, as if they were positions of one canvas.
+        asked = self.look.before(x).view(len(cross[0]), -1, x.shape[-1])
+        x = self.look.after(x, self.cross_attention.attend(asked, *cross, source_hidden).view_as(x))
         return self.transform.after(x, self.feed_forward(self.transform.before(x))), (key, value)
 
 

@@ -29,7 +29,7 @@ class TableState:
     rows: list[tuple[Sequence_, Sequence_]]
 
     def select(self, rows: Tensor) -> "TableState":
-        return TableState([self.rows[row] for row in rows.tolist()])
+        return TableState([self.rows[row] for row in rows.flatten().tolist()])
 
 
 class TableModel:

@@ -151,24 +151,27 @@ class TestAutoregressive:
             close(model.step(prefixes[:, i], state), expected[:, i])
 
     def test_selected_states_continue_the_rows_they_name(self) -> None:
+        """Three sentences; their sequences are repeated, dropped and reordered, and sentences leave."""
         model = autoregressive()
         src_tokens, prefixes = sources([3, 6, 5]), torch.full((3, 1), BOS)
         state = model.start(src_tokens)
         generator = torch.Generator().manual_seed(3)
         owner = torch.arange(3)
-        for rows in ([0, 1, 2], [2, 0, 0, 1], [3, 3, 1, 0, 2], [4, 1], [1, 0, 1]):  # repeats, drops, reorders
+        first, two, without = [[0], [1], [2]], [[0, 0], [1, 1], [2, 2]], [[1, 0, 1], [5, 5, 4]]
+        for rows in (first, two, [[1, 0], [2, 2], [4, 5]], without, [[2, 0], [3, 4]], [[3, 2]], [[1]]):
             expected = model.decode(prefixes, model.encode(src_tokens[owner])).logits[:, -1].log_softmax(-1)
             close(model.step(prefixes[:, -1], state), expected)
             index = torch.tensor(rows)
-            state, owner = state.select(index), owner[index]
-            tokens = torch.randint(CONTENT, VOCABULARY, (len(rows), 1), generator=generator)
-            prefixes = torch.cat([prefixes[index], tokens], 1)
+            state, owner = state.select(index), owner[index.flatten()]
+            tokens = torch.randint(CONTENT, VOCABULARY, (index.numel(), 1), generator=generator)
+            prefixes = torch.cat([prefixes[index.flatten()], tokens], 1)
+        assert owner.tolist() == [2]
 
     def test_selecting_leaves_the_old_state_usable(self) -> None:
         model = autoregressive()
         state = model.start(sources([3, 6]))
         model.step(torch.tensor([BOS, BOS]), state)
-        other = state.select(torch.tensor([1]))
+        other = state.select(torch.tensor([[1]]))
         model.step(torch.tensor([7]), other)
         prefixes = torch.tensor([[BOS, 9], [BOS, 8]])
         expected = model.decode(prefixes, model.encode(sources([3, 6]))).logits[:, -1].log_softmax(-1)
