@@ -48,7 +48,10 @@ MIXED = 40
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(os.environ.get("MPLE_OUTPUTS") or tmp_path_factory.mktemp("rows"))
+    if given := os.environ.get("MPLE_OUTPUTS"):
+        return Path(given)
+    base = tmp_path_factory.getbasetemp()  # of this worker, below that of all
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "rows"
 
 
 def ready() -> None:
