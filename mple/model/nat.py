@@ -73,7 +73,7 @@ class NAT(nn.Module):
         tokens, canvas, lengths = inputs.tokens, None, inputs.is_canvas.sum(1)
         positions = self.decoder.embedding.positions.weight[: tokens.shape[1]]
         unrevealed = self.vanilla_input(lengths, encoder_out, positions)
-        is_shared = tokens.device.type == "cpu" and not torch.is_grad_enabled()
+        is_shared = tokens.device.type == "cpu" and not torch.is_grad_enabled() and len(tokens) > 1
         if is_shared and unrevealed is None and inputs.is_blank:
             distinct, canvas = torch.unique(lengths, return_inverse=True)
             places = torch.arange(tokens.shape[1], device=tokens.device)

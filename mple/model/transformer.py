@@ -17,6 +17,7 @@ from mple.checks import UserError
 from mple.model.attention import Attention
 from mple.model.dropout import Dropout
 from mple.model.linear import Linear
+from mple.model.packing import Layout, Packing
 from mple.types import EOS, MASK, PAD, EncoderOutput, SourceWords
 
 
@@ -102,7 +103,7 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    def forward(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P D"]:
         return self.outer(self.inner(x))
 
 
@@ -115,10 +116,10 @@ class Residual(nn.Module):
         self.dropout = Dropout(size.dropout)
         self.is_pre = size.norm == "pre"
 
-    def before(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    def before(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "*P D"]:
         return self.norm(x) if self.is_pre else x
 
-    def after(self, x: Float[Tensor, "B L D"], block: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    def after(self, x: Float[Tensor, "*P D"], block: Float[Tensor, "*P D"]) -> Float[Tensor, "*P D"]:
         x = self.dropout.add(x, block)
         return x if self.is_pre else self.norm(x)
 
@@ -149,19 +150,23 @@ class DecoderLayer(nn.Module):
         self.look = Residual(size)
         self.transform = Residual(size)
 
-    def forward(
-        self,
-        x: Float[Tensor, "C L D"],
-        hidden: Bool[Tensor, "C #L L"] | None,
-        encoder_out: EncoderOutput,
-        source_hidden: Bool[Tensor, "B #L S"] | None,
-        canvas: Int[Tensor, "B"] | None = None,
-    ) -> Float[Tensor, "B L D"]:
-        """Row n is the canvas `x[canvas[n]]`, or `x[n]` without `canvas`."""
+    def read_own(
+        self, x: Float[Tensor, "*P D"], hidden: Bool[Tensor, "#B #L L"] | None, layout: Layout | None
+    ) -> Float[Tensor, "*P D"]:
+        """Self-attention; with `layout` of packed states."""
         y = self.attend.before(x)
-        x = self.attend.after(x, self.self_attention(y, y, hidden))
-        seen = self.cross_attention.look(self.look.before(x), encoder_out, source_hidden, canvas)
-        x = self.look.after(x if canvas is None else x.index_select(0, canvas), seen)
+        return self.attend.after(x, self.self_attention(y, y, hidden, layout))
+
+    def read_source(
+        self,
+        x: Float[Tensor, "*P D"],
+        encoder_out: EncoderOutput,
+        hidden: Bool[Tensor, "B #L S"] | None,
+        layout: Layout | None,
+    ) -> Float[Tensor, "*P D"]:
+        """Cross-attention and feed-forward block; with `layout` of packed states."""
+        seen = self.cross_attention.look(self.look.before(x), encoder_out, hidden, layout)
+        x = self.look.after(x, seen)
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
     def step(
@@ -219,6 +224,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.layers = nn.ModuleList([DecoderLayer(size) for _ in range(size.decoder_layers)])
+        self.num_heads = size.num_heads
         self.norm = nn.LayerNorm(size.d_model) if size.norm == "pre" else nn.Identity()
 
     def forward(
@@ -231,19 +237,39 @@ class Decoder(nn.Module):
         canvas: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """With `canvas`, row n decodes `tokens[canvas[n]]`; rows of one canvas share what the first layer
-        does before it looks at the source, its dropout too."""
-        hidden = hide_padding(tokens == PAD)
-        if causal:  # a position sees itself and what is before it, so padding at the right is never seen
-            length = tokens.shape[1]
-            hidden = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1).unsqueeze(0)
-            hidden = hidden.expand(tokens.shape[0], -1, -1)
-        source_hidden = hide_padding(encoder_out.is_pad)
+        does before it looks at the source, its dropout too. Features of padding mean nothing."""
+        packing = self._packing(tokens, canvas, encoder_out)
+        hidden = _hide_future(tokens) if causal else hide_padding(tokens == PAD)
+        source_hidden = hide_padding(encoder_out.is_pad if packing is None else encoder_out.sentence_is_pad)
         x = self.embedding(tokens, latent, unrevealed=unrevealed)
+        own, cross = None, None
         for layer in self.layers:
-            x = layer(x, hidden, encoder_out, source_hidden, canvas)
-            if canvas is not None:
-                hidden, canvas = None if hidden is None else hidden.index_select(0, canvas), None
-        return self.norm(x)
+            x = layer.read_own(x, hidden, own)  # type: ignore[operator]
+            if packing is not None and own is None:  # from here on x holds the states of its positions
+                x, own, cross = packing.pack(x), packing.canvases, packing.sentences
+                hidden = _hide_future(tokens[:, : own.columns]) if causal else packing.hidden
+            x = layer.read_source(x, encoder_out, source_hidden, cross)  # type: ignore[operator]
+        x = self.norm(x)
+        return x if packing is None else packing.unpack(x)
+
+    def _packing(
+        self, tokens: Int[Tensor, "C L"], canvas: Int[Tensor, "B"] | None, encoder_out: EncoderOutput
+    ) -> Packing | None:
+        """None where there is nothing to leave out, and where leaving it out would not pay or not work: with
+        a gradient, on an accelerator, which would have to be asked for the positions, and where a graph is
+        traced, which will see other shapes."""
+        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.jit.is_tracing():
+            return None
+        if canvas is None and bool((tokens != PAD).all()):
+            return None
+        num_sentences = len(encoder_out.sentence_states)
+        return Packing(tokens, canvas, encoder_out.row, num_sentences, self.num_heads)
+
+
+def _hide_future(tokens: Int[Tensor, "C L"]) -> Bool[Tensor, "1 L L"]:
+    """A position sees itself and what is before it, and so no padding at the right."""
+    length = tokens.shape[1]
+    return torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1).unsqueeze(0)
 
 
 def embeddings(size: Size, src_size: int, tgt_size: int, is_joint: bool) -> tuple[Embedding, Embedding]:
