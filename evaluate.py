@@ -12,15 +12,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple.command import begin, guarded
-from mple.evaluate import evaluate
-from mple.launch import quiet
-from mple.memory import keep_memory
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @guarded
 def main(cfg: DictConfig) -> None:
+    # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
+    from mple.evaluate import evaluate
+    from mple.launch import quiet
+    from mple.memory import keep_memory
+
     quiet()
     keep_memory()
     evaluate(cfg, list(HydraConfig.get().overrides.task))

@@ -17,16 +17,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mple.command import begin, guarded
-from mple.input_predictor import ASKED, PredictorJob
-from mple.launch import Job, quiet
-from mple.memory import keep_memory
+import mple.resolvers  # noqa: F401  (conf/ uses them)
+from mple.command import INPUT_PREDICTOR, begin, guarded
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @guarded
 def main(cfg: DictConfig) -> float:
     """Returns validation BLEU, which is what an optimising sweep looks at."""
+    # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
+    from mple.input_predictor import PredictorJob
+    from mple.launch import Job, quiet
+    from mple.memory import keep_memory
+
     quiet()
     keep_memory()
     hydra_config = HydraConfig.get()
@@ -45,5 +48,5 @@ def main(cfg: DictConfig) -> float:
 
 if __name__ == "__main__":
     # It has none of the other experiments' settings, so it is a configuration of its own.
-    sys.argv = [part.replace(ASKED, "--config-name=input_predictor") for part in sys.argv]
+    sys.argv = [part.replace(INPUT_PREDICTOR, "--config-name=input_predictor") for part in sys.argv]
     begin(main)

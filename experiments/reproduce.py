@@ -97,7 +97,7 @@ def run(command: Sequence[str]) -> int:
         given = [sys.executable if word == "python" else word for word in command]
         return subprocess.run(given, check=False).returncode
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "evaluate"])
+    context.set_forkserver_preload(["mple.launch", "mple.input_predictor", "mple.evaluate"])
     process = context.Process(target=_execute, args=(list(command),))
     with _PROCESSES:
         process.start()

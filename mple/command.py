@@ -12,6 +12,9 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 
 from mple.checks import UserError
 
+INPUT_PREDICTOR = "+experiment=input_predictor"
+"""The word of `train.py` that chooses a configuration of its own."""
+
 
 def guarded(main: Any) -> Any:
     """A user's mistake is one line on stderr and exit status 2; a reader that has seen enough and Ctrl-C are

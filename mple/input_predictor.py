@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from mple import checks, start
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
+from mple.command import INPUT_PREDICTOR as ASKED
 from mple.data.stage import disk_may_fill
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
@@ -44,8 +45,6 @@ from mple.trained import (
     VANILLA_WEIGHTS,
     load,
 )
-
-ASKED = "+experiment=input_predictor"
 
 
 class PredictorJob:

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
@@ -34,6 +35,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
+import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple import checks, start
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
@@ -83,32 +85,6 @@ _PASSED_TO_START = (
 )
 """Overrides handed on to the run that gives a run its first weights: here too not the optimizer."""
 
-OmegaConf.register_new_resolver("divide", lambda a, b: max(1, round(a / b)), replace=True)
-
-
-# Chinese has no spaces between its words: BPE and sentence BLEU need to be told.
-OmegaConf.register_new_resolver("one_script", lambda a, b: "zh" not in (a, b), replace=True)
-OmegaConf.register_new_resolver(
-    "segmenters", lambda a, b: {"zh": "jieba"} if "zh" in (a, b) else {}, replace=True
-)
-OmegaConf.register_new_resolver(
-    "sentence_tokenizer", lambda language: "zh" if language == "zh" else "13a", replace=True
-)
-
-
-def as_far_as(update: int, updates: int, warmup_steps: int) -> int:
-    """The update of a run that is as far as `update` of the paper's 300,000 (App. G). Its warm-up of 10,000
-    and what follows are scaled each by itself: a short run warms up for a larger share of its updates, and
-    in a warm-up little is learned.
-    """
-    warmup_steps = min(warmup_steps, updates)
-    if update <= 10_000:
-        return max(1, round(warmup_steps * update / 10_000))
-    return max(1, round(warmup_steps + (updates - warmup_steps) * (update - 10_000) / 290_000))
-
-
-OmegaConf.register_new_resolver("as_far_as", as_far_as, replace=True)
-
 
 def uses_gpu(accelerator: str) -> bool:
     """Whether `trainer.accelerator` means a GPU here."""
@@ -145,6 +121,18 @@ def _check_gpu(settings: DictConfig) -> None:
         )
     if uses_gpu(settings.accelerator) and settings.devices > (found := torch.cuda.device_count()):
         raise UserError(f"trainer.devices must be at most {found}, the GPUs here; got {settings.devices}")
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    """What Hydra makes of a command of `train.py`; many jobs of a multirun ask for the same."""
+    return _compose(str(GlobalHydra.instance().config_loader().get_search_path()), *overrides)
+
+
+@functools.lru_cache(maxsize=64)
+def _compose(_search_path: str, *overrides: str) -> DictConfig:
+    cfg = hydra.compose("train", list(overrides))
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
 
 
 class Job:
@@ -306,7 +294,7 @@ class Job:
         jobs = {}
         for name in names:
             overrides = ["+experiment=at", f"size={name}", f"seed={self.cfg.teacher_seed}", *own]
-            jobs[name] = Job(hydra.compose("train", overrides), overrides)
+            jobs[name] = Job(_composed(overrides), overrides)
         return jobs
 
     def first_stage(self) -> "Job | None":
@@ -322,7 +310,7 @@ class Job:
             log_every = math.gcd(begin["updates"], self.cfg.log_every)
             overrides += [f"updates={begin['updates']}", f"log_every={log_every}"]
             overrides.append(f"valid_every={begin['updates']}")
-        return Job(hydra.compose("train", overrides), overrides)
+        return Job(_composed(overrides), overrides)
 
     def data(
         self,

@@ -16,7 +16,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
-from mple.launch import Job, as_far_as, precision_of
+from mple.launch import Job, precision_of
+from mple.resolvers import as_far_as
 
 CONF = Path(__file__).parents[1] / "conf"
 STRATEGIES = ("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding", "optimizer")

@@ -261,7 +261,7 @@ def configuration(overrides: tuple[str, ...]) -> str | None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    import mple.launch  # noqa: F401  (the resolvers that conf/ uses)
+    import mple.resolvers  # noqa: F401  (conf/ uses them)
 
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
