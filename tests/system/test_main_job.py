@@ -220,6 +220,7 @@ def test_a_shared_teacher_is_free_when_it_is_done(tmp_path: Path) -> None:
         long.communicate()
 
 
+@pytest.mark.slow
 def test_a_multirun_of_jobs_on_two_devices(tmp_path: Path) -> None:
     """Teachers are trained and distilled by both processes, and each job has a pair of its own."""
     status, out, err = train(tmp_path, "-m", "+experiment=vanilla_kd,glat_kd", "trainer.devices=2")

@@ -94,8 +94,8 @@ def cross_entropy(learner: NonAutoregressive, data: Corpus) -> float:
     ("grammar", "correlation"),
     [
         (Grammar(order=0, formality=0, tense=0, separable=0), 0.0),
-        (Grammar(order=0.25, formality=0, tense=0, separable=0), None),
-        (Grammar(order=0.5, formality=0.5, tense=0, separable=0), None),
+        pytest.param(Grammar(order=0.25, formality=0, tense=0, separable=0), None, marks=pytest.mark.slow),
+        pytest.param(Grammar(order=0.5, formality=0.5, tense=0, separable=0), None, marks=pytest.mark.slow),
         (Grammar(), None),
     ],
     ids=["deterministic", "order", "order and formality", "all"],
