@@ -149,7 +149,8 @@ def test_total_correlation_of_distilled_text(tmp_path: Path) -> None:
     labels = torch.tensor(learned[row][learned[row] != 0])
     (batch,) = [b for b in run.data.batches("valid", max_tokens=1) if int(b.ids) == said.corpus.lines[row]]
     model = run.module.model
-    output = model.decode(model.blank(torch.tensor([len(labels)])), model.encode(batch.src_tokens))
+    with torch.no_grad():
+        output = model.decode(model.blank(torch.tensor([len(labels)])), model.encode(batch.src_tokens))
     nats = -float(output.logits[0].log_softmax(-1).gather(1, labels.unsqueeze(1)).sum())
     assert one.nats[row] == pytest.approx(nats, rel=1e-5)
 

@@ -33,13 +33,16 @@ class Layout:
     def split_heads(self, x: Float[Tensor, "N W"], parts: int = 1) -> Float[Tensor, "P R H C d"]:
         """The states in their rows; of `parts` that lie side by side each for itself."""
         heads = parts * len(self._head)
+        width = x.shape[1] // heads
         part = torch.arange(0, heads, len(self._head)).view(-1, 1, 1, 1)
         index = self._position * heads + self._head + part
-        return x.view(-1, x.shape[1] // heads).index_select(0, index.flatten()).view(*index.shape, -1)
+        return x.view(len(x) * heads, width).index_select(0, index.flatten()).view(*index.shape, width)
 
     def join_heads(self, x: Float[Tensor, "R H C d"]) -> Float[Tensor, "N D"]:
         """The states of the positions, from those of the rows."""
-        return x.view(-1, x.shape[-1]).index_select(0, self._place.flatten()).view(len(self._place), -1)
+        width, (count, heads) = x.shape[-1], self._place.shape
+        joined = x.view(-1, width).index_select(0, self._place.flatten())
+        return joined.view(count, heads * width)
 
 
 class Packing:
@@ -85,5 +88,6 @@ class Packing:
     def unpack(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "B L D"]:
         """The states in the rows of the batch; 0 at padding."""
         rows, length = self._shape
-        unpacked = x.new_zeros(rows * length, x.shape[1])
-        return unpacked.index_copy_(0, self._place, x).view(rows, length, -1)
+        width = x.shape[1]
+        unpacked = x.new_zeros(rows * length, width).index_copy_(0, self._place, x)
+        return unpacked.view(rows, length, width)

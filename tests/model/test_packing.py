@@ -72,6 +72,19 @@ class TestPacking:
         assert torch.equal(packing.unpack(packing.pack(x)), x)
 
 
+@torch.no_grad()
+def test_canvases_of_no_length() -> None:
+    """As of a teacher that said nothing."""
+    model = nat(decoder_layers=2)
+    encoder_out = model.encode(sources([4, 2]))
+    assert model.decode(model.blank(torch.tensor([0, 0])), encoder_out).features.shape == (2, 0, 16)
+    alone = model.decode(model.blank(torch.tensor([0, 3])), encoder_out).features
+    assert alone.isfinite().all()
+    of_one = model.encode(sources([4, 2])).rows(torch.tensor([1]))
+    expected = model.decode(model.blank(torch.tensor([3])), of_one).features
+    torch.testing.assert_close(alone[1:], expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [None, [0, 0, 1, 2, 2, 2], [2, 0, 1, 0, 2, 0]])
 class TestDecoder:
     """Without gradient padding is left out, with it not."""
