@@ -151,7 +151,7 @@ def test_total_correlation_of_distilled_text(tmp_path: Path) -> None:
     model = run.module.model
     with torch.no_grad():
         output = model.decode(model.blank(torch.tensor([len(labels)])), model.encode(batch.src_tokens))
-    nats = -float(output.logits[0].log_softmax(-1).gather(1, labels.unsqueeze(1)).sum())
+        nats = -float(output.logits[0].log_softmax(-1).gather(1, labels.unsqueeze(1)).sum())
     assert one.nats[row] == pytest.approx(nats, rel=1e-5)
 
 
