@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import mple.resolvers  # noqa: F401  (conf/ uses them)
-from mple.command import INPUT_PREDICTOR, begin, guarded
+from mple.command import INPUT_PREDICTOR_WORD, begin, guarded
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -48,5 +48,5 @@ def main(cfg: DictConfig) -> float:
 
 if __name__ == "__main__":
     # It has none of the other experiments' settings, so it is a configuration of its own.
-    sys.argv = [part.replace(INPUT_PREDICTOR, "--config-name=input_predictor") for part in sys.argv]
+    sys.argv = [part.replace(INPUT_PREDICTOR_WORD, "--config-name=input_predictor") for part in sys.argv]
     begin(main)

@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 
 from mple.checks import UserError
 
-INPUT_PREDICTOR = "+experiment=input_predictor"
+INPUT_PREDICTOR_WORD = "+experiment=input_predictor"
 """The word of `train.py` that chooses a configuration of its own."""
 
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from mple import checks, start
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
-from mple.command import INPUT_PREDICTOR as ASKED
+from mple.command import INPUT_PREDICTOR_WORD
 from mple.data.stage import disk_may_fill
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
@@ -58,7 +58,7 @@ class PredictorJob:
 
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
         self.cfg = cfg
-        self.command = shlex.join(["python", "train.py", ASKED, *overrides])
+        self.command = shlex.join(["python", "train.py", INPUT_PREDICTOR_WORD, *overrides])
         for key in ("of", "vanilla"):
             if OmegaConf.is_missing(cfg, key):
                 raise UserError(f"{key} must be the folder of a finished run; got none: {self.command}")

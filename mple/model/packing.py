@@ -1,10 +1,9 @@
 """Canvases without their padding.
 
-The canvases of a batch differ in length: a tenth of the look-ahead's positions, and more in decoding, is
-padding. Without gradient on a CPU a decoder computes only the others, one after the other, (N, D). Attention
-alone lays them out in rows, in the copy by which it parts the heads: where a position sees its canvas, each
-canvas is a row; where it sees its source, all canvases of a sentence are one, so that the source's keys and
-values are needed once.
+The canvases of a batch differ in length: a tenth of the places in a look-ahead is padding. Without gradient
+on a CPU a decoder computes only the others, one after the other, (N, D). Attention alone lays them in rows,
+in the copy by which it parts the heads: where a position sees its canvas, each canvas is a row; where it sees
+its source, all canvases of a sentence are one, so that the source's keys and values are needed once.
 """
 
 import torch
@@ -74,7 +73,7 @@ class Packing:
         self._shape = len(canvas), length
         self.canvases = Layout(index, counts, num_heads)
         self.hidden: Bool[Tensor, "B 1 C"] | None = None
-        if bool((counts < counts.max()).any()):
+        if bool((counts < self.canvases.columns).any()):
             self.hidden = torch.arange(self.canvases.columns) >= counts.view(-1, 1, 1)
         self.sentences = self.canvases
         if row is not None:
