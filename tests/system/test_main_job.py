@@ -30,10 +30,13 @@ MICRO = [
 ]
 
 
-def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+def start(outputs: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    """The arguments have the last word over `MICRO`; a flag among them comes first."""
+    flags = [part for part in arguments if part.startswith("-")]
+    changes = [part for part in arguments if part not in flags]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "COLUMNS": "200"}
     return subprocess.Popen(
-        [sys.executable, "train.py", *arguments, *MICRO, f"outputs={outputs}"],
+        [sys.executable, "train.py", *flags, *MICRO, *changes, f"outputs={outputs}"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -43,9 +46,9 @@ def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def train(outputs: Path, *arguments: str) -> tuple[int, str, str]:
+def train(outputs: Path, *arguments: str, threads: int = 1) -> tuple[int, str, str]:
     """(exit status, stdout, stderr)"""
-    process = start(outputs, *arguments)
+    process = start(outputs, *arguments, threads=threads)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
@@ -108,26 +111,29 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 UPDATES = 60
+WIDE = ["sizes.student.d_model=128", "sizes.student.d_ff=256", "max_tokens=2048"]
+"""Enough numbers for PyTorch to share them between threads."""
 
 
 @pytest.mark.parametrize(
-    ("experiment", "settings"),
+    ("experiment", "settings", "threads"),
     [
-        ("vanilla_raw", []),
-        pytest.param("glat_dynkd", [], marks=pytest.mark.slow),  # draws of Z, a lambda schedule, teachers
-        pytest.param("glat_raw", ["trainer.devices=2"], marks=pytest.mark.slow),
+        ("vanilla_raw", [], 1),
+        pytest.param("glat_dynkd", [], 1, marks=pytest.mark.slow),  # draws of Z, a lambda schedule, teachers
+        pytest.param("glat_raw", ["trainer.devices=2"], 1, marks=pytest.mark.slow),
+        pytest.param("glat_raw", WIDE, 2, marks=pytest.mark.slow),
     ],
-    ids=["vanilla", "glat_dynkd", "two processes"],
+    ids=["vanilla", "glat_dynkd", "two processes", "two threads"],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, experiment: str, settings: list[str]
+    tmp_path: Path, experiment: str, settings: list[str], threads: int
 ) -> None:
     arguments = [f"+experiment={experiment}", f"student_updates={UPDATES}", *settings]
     arguments.append("sizes.student.dropout=0.3")
-    status, _, err = train(tmp_path / "whole", *arguments)
+    status, _, err = train(tmp_path / "whole", *arguments, threads=threads)
     assert status == 0, err
 
-    process = start(tmp_path / "cut", *arguments)
+    process = start(tmp_path / "cut", *arguments, threads=threads)
     deadline = time.monotonic() + 240
     try:
         while process.poll() is None and time.monotonic() < deadline:
@@ -143,7 +149,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert 0 < reached < UPDATES
     assert not (folder / "metrics.json").exists()
 
-    status, out, err = train(tmp_path / "cut", *arguments)
+    status, out, err = train(tmp_path / "cut", *arguments, threads=threads)
     assert status == 0, err
     assert f"at update {reached}" in out
     assert_same_run(run_folder(tmp_path / "whole", experiment), folder)
