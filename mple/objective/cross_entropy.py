@@ -122,16 +122,17 @@ class CrossEntropy:
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
         positions = target.counts & ~inputs.revealed
         trained = positions if target.truncated is None else positions & ~target.truncated
-        # By number and not by mask: the mask would be counted out for each, and its gradient is far slower.
+        # By number and not by mask: the mask would be counted out for each, and its gradient is far slower and
+        # added up by all threads at once, in no fixed order.
         place = trained.flatten().nonzero()[:, 0]
-        features = output.features.flatten(0, 1).index_select(0, place)
         labels, penalties = target.tokens.flatten().index_select(0, place), None
         if (penalty := target.penalty) is not None:
             is_due = (penalty.weights > 0) & ~inputs.revealed.gather(1, penalty.positions)
-            sentence = is_due.nonzero()[:, 0]
-            features = torch.cat([features, output.features[sentence, penalty.positions[is_due]]])
+            start = is_due.nonzero()[:, 0] * positions.shape[1]
+            place = torch.cat([place, start + penalty.positions[is_due]])
             labels = torch.cat([labels, penalty.tokens[is_due]])
             penalties = penalty.weights[is_due]
+        features = output.features.flatten(0, 1).index_select(0, place)
         nats, nll = linear_cross_entropy(features, output.weight, labels, self.label_smoothing, penalties)
         if target.truncated is not None:
             left_out = positions & target.truncated

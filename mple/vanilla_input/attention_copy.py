@@ -8,6 +8,7 @@ p_i embeds position i of the canvas, w_j and p'_j word j of the source and its p
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mple import checks
 from mple.types import EncoderOutput
@@ -36,5 +37,7 @@ class AttentionCopy(nn.Module):
         self, lengths: Int[Tensor, "B"], encoder_out: EncoderOutput, positions: Float[Tensor, "L D"]
     ) -> Float[Tensor, "B L D"]:
         source = source_of(encoder_out)
-        keys = source.words / source.words.shape[-1] ** 0.5 + source.positions[rank(source)]  # (B, S, D)
+        # As a lookup: the gradient of an index is added up by all threads at once, in no fixed order.
+        places = functional.embedding(rank(source), source.positions)  # (B, S, D)
+        keys = source.words / source.words.shape[-1] ** 0.5 + places
         return mixed(torch.matmul(self.query(positions), keys.transpose(1, 2)), source)
