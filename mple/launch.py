@@ -1,4 +1,4 @@
-"""The door: the only module that sees a configuration. It makes objects of it and runs the stages.
+"""The door of `train.py`: it makes objects of a configuration and runs the stages.
 
 plan        what exists already, what will run (printed first)
 data        raw text -> vocabulary -> Arrow corpora
@@ -162,7 +162,7 @@ class Job:
             )
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
         make = functools.partial(instantiate, _convert_="all")
-        self.size = Size(**self.plain["sizes"][cfg.size])
+        self.size = Size.named(self.plain["sizes"], cfg.size)
         if cfg.data.max_length + 1 > self.size.max_positions:  # with eos
             raise UserError(
                 f"data.max_length must be below sizes.{cfg.size}.max_positions={self.size.max_positions}; "

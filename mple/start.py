@@ -4,8 +4,8 @@
     start: {experiment: vanilla_kd, updates: 10000}    # that run, made first if it is missing
     start: outputs/.../last.ckpt                       # a file: last.ckpt, averaged.pt, best/*.pt
 
-With the inverse square-root schedule nothing in a run depends on how long it will be, so `updates: 10000` is
-the longer run at its update 10,000.
+With the inverse square-root schedule nothing in a run without glancing depends on how long it will be, so
+`updates: 10000` is the longer run at its update 10,000. Glancing's λ goes its whole way in those updates.
 """
 
 from collections.abc import Mapping

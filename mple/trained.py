@@ -82,7 +82,7 @@ class Trained:
 
     @property
     def size(self) -> Size:
-        return Size(**self.config["sizes"][self.config["size"]])
+        return Size.named(self.config["sizes"], self.config["size"])
 
     @property
     def device(self) -> torch.device:
@@ -375,7 +375,7 @@ def _model(config: Mapping[str, Any], src_size: int, tgt_size: int, is_joint: bo
     own: dict[str, Any] = {}
     if "says_blank" in inspect.signature(maker).parameters:
         own["says_blank"] = made(config["proxy_target"], "proxy_target").says_blank
-    size = Size(**config["sizes"][config["size"]])
+    size = Size.named(config["sizes"], config["size"])
     with torch.random.fork_rng(devices=[]):
         partial = made({**node, "_partial_": True}, "module.model")
         model = partial(size=size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)

@@ -296,6 +296,36 @@ def test_a_wrong_setting_is_named(overrides: tuple[str, ...], key: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "max_tokens=5",
+        "accumulate=0",
+        "trainer.num_workers=-1",
+        "sizes.student.dropout=2",
+        "sizes.student.d_model=0",
+        "data.source.train=0",
+        "data.vocabulary.size=2",
+        "data.modes.order=1",
+        "data=synthetic_a data.root=x data.source.replace=2",
+        "data=synthetic_b data.root=x data.source.drop=1",
+        "data=synthetic_a data.root=x data.source.draw=often",
+        "data=tatoeba data.root=x data.source.valid=-1",
+        "data=multi30k data.root=x data.vocabulary.size=2",
+        "data=multi30k data.root=x +data.vocabulary.sample=0",
+    ],
+)
+def test_a_value_is_refused_by_the_key_that_was_given(override: str) -> None:
+    def begin() -> None:
+        job("+experiment=glat_raw", *override.split()).data(0)
+
+    given = override.split()[-1].lstrip("+").split("=")[0]
+    with pytest.raises((UserError, InstantiationException)) as caught:
+        begin()
+    said = f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
+    assert re.search(rf"(?<![\w.]){re.escape(given)}( |=|$)", said), said
+
+
 def test_an_unknown_size_lists_the_sizes() -> None:
     assert mistake("+experiment=at", "size=huge") == (
         "size must be one of base, big, micro, small, student, tiny; got 'huge'"

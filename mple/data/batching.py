@@ -29,14 +29,14 @@ class TokenBuckets:
     """
 
     def __init__(self, src_lengths: np.ndarray, tgt_lengths: np.ndarray, max_tokens: int, seed: int):
-        whole("data.max_tokens", max_tokens, 1, unit="tokens a batch and process")
+        whole("max_tokens", max_tokens, 1, unit="tokens a batch and process")
         whole("seed", seed, 0)
         if not len(src_lengths):
             raise UserError("training data must have a sentence; got none")
         self._order, widths = _by_width(src_lengths, tgt_lengths)
         if widths[-1] > max_tokens:
             raise UserError(
-                f"data.max_tokens must hold the longest sentence, {widths[-1]} tokens with eos "
+                f"max_tokens must hold the longest sentence, {widths[-1]} tokens with eos "
                 f"(see data.max_length); got {max_tokens}"
             )
         self._seed = seed

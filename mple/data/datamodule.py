@@ -90,12 +90,12 @@ class TranslationData(pl.LightningDataModule):
         num_workers: int = 0,
     ):
         super().__init__()
-        whole("data.accumulate", accumulate, 1, unit="micro-batches")
-        whole("data.num_workers", num_workers, 0, unit="processes")
-        whole("data.max_tokens", max_tokens, 1, unit="tokens")
+        whole("accumulate", accumulate, 1, unit="micro-batches")
+        whole("trainer.num_workers", num_workers, 0, unit="processes")
+        whole("max_tokens", max_tokens, 1, unit="tokens")
         if max_tokens < max_length + 1:
             raise UserError(
-                f"data.max_tokens must be at least data.max_length + 1 = {max_length + 1}; got {max_tokens}"
+                f"max_tokens must be at least data.max_length + 1 = {max_length + 1}; got {max_tokens}"
             )
         self.preparation = Preparation(source, Path(root), vocabulary, max_length)
         self.max_tokens, self.accumulate, self.seed, self.num_workers = (

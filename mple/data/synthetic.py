@@ -62,13 +62,13 @@ class Synthetic:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        share("data.replace", self.replace)
-        share("data.drop", self.drop)
+        share("data.source.replace", self.replace)
+        share("data.source.drop", self.drop)
         if self.drop == 1:
-            raise UserError("data.drop must be below 1; got 1: no word would be left")
-        one_of("data.count", self.count, ("fixed", "bernoulli"))
-        one_of("data.draw", self.draw, ("uniform", "unigram"))
-        whole("data.seed", self.seed, 0)
+            raise UserError("data.source.drop must be below 1; got 1: no word would be left")
+        one_of("data.source.count", self.count, ("fixed", "bernoulli"))
+        one_of("data.source.draw", self.draw, ("uniform", "unigram"))
+        whole("data.source.seed", self.seed, 0)
 
     @property
     def src_lang(self) -> str:

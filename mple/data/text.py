@@ -137,7 +137,7 @@ class TsvFile:
     def __post_init__(self) -> None:
         for name in ("src_column", "tgt_column", "valid", "test"):
             if getattr(self, name) is not None:
-                whole(f"data.{name}", getattr(self, name), 0)
+                whole(f"data.source.{name}", getattr(self, name), 0)
 
     @cached_property
     def _file(self) -> Path:
@@ -229,8 +229,9 @@ class TsvFile:
         valid = np.setdiff1d(order, test)[: self.valid]
         if len(test) < self.test or len(valid) < self.valid or len(test) + len(valid) >= len(order):
             raise UserError(
-                f"data.test and data.valid must leave sources for training: {self.path} has {len(order)} "
-                f"distinct sources, {len(eligible)} fit for test; got test={self.test}, valid={self.valid}"
+                f"data.source.test and data.source.valid must leave sources for training: {self.path} has "
+                f"{len(order)} distinct sources, {len(eligible)} fit for test; got test={self.test}, "
+                f"valid={self.valid}"
             )
         of_source = np.zeros(len(values), np.int8)
         of_source[valid], of_source[test] = SPLITS.index("valid"), SPLITS.index("test")
@@ -275,9 +276,9 @@ class HubDataset:
             yield from plain.pairs(split)
             return
         for line, row in enumerate(self._rows(split)):
-            texts = row if self.field is None else self._column(row, self.field, "data.field")
-            src = self._column(texts, self.src_lang, "data.src_lang")
-            tgt = self._column(texts, self.tgt_lang, "data.tgt_lang")
+            texts = row if self.field is None else self._column(row, self.field, "data.source.field")
+            src = self._column(texts, self.src_lang, "data.source.src_lang")
+            tgt = self._column(texts, self.tgt_lang, "data.source.tgt_lang")
             yield line, (src or "").strip(), (tgt or "").strip()
 
     def _rows(self, split: str) -> Iterator[Any]:
@@ -329,8 +330,8 @@ class HubDataset:
             )
         except ValueError as error:  # its text lists the valid configs or splits
             raise UserError(
-                f"data.config={self.config!r} and data.splits.{split}={self.splits[split]!r} must exist in "
-                f"{self.root or self.name}; got: {_first_line(error)}"
+                f"data.source.config={self.config!r} and data.source.splits.{split}={self.splits[split]!r} "
+                f"must exist in {self.root or self.name}; got: {_first_line(error)}"
             ) from error
         except (OSError, RuntimeError) as error:
             files = f"{{train,valid,test}}.{{{self.src_lang},{self.tgt_lang}}}"
@@ -361,7 +362,7 @@ class GrammarSource:
 
     def __post_init__(self) -> None:
         for split in SPLITS:
-            whole(f"data.{split}", getattr(self, split), 1, unit="pairs")
+            whole(f"data.source.{split}", getattr(self, split), 1, unit="pairs")
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """See `Source.pairs`."""

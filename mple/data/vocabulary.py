@@ -242,11 +242,11 @@ class BPE:
     sample: int = 1_000_000
 
     def __post_init__(self) -> None:
-        whole("vocabulary.size", self.size, _NUM_SPECIAL + 1)
-        whole("vocabulary.sample", self.sample, 1, unit="pairs")
-        number("vocabulary.character_coverage", self.character_coverage, 0.9, 1.0)
+        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1)
+        whole("data.vocabulary.sample", self.sample, 1, unit="pairs")
+        number("data.vocabulary.character_coverage", self.character_coverage, 0.9, 1.0)
         for language, how in self.segment.items():
-            one_of(f"vocabulary.segment.{language}", how, ("jieba",))
+            one_of(f"data.vocabulary.segment.{language}", how, ("jieba",))
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""
@@ -307,7 +307,7 @@ class BPE:
                 accepted = f"at least {least[1]} on this corpus, one for every character"
             else:
                 raise
-            raise UserError(f"vocabulary.size must be {accepted}; got {self.size}") from None
+            raise UserError(f"data.vocabulary.size must be {accepted}; got {self.size}") from None
         return model.getvalue()
 
 
@@ -321,8 +321,8 @@ class Words:
     sample: int = 1_000_000
 
     def __post_init__(self) -> None:
-        whole("vocabulary.size", self.size, _NUM_SPECIAL + 1)
-        whole("vocabulary.sample", self.sample, 1, unit="pairs")
+        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1)
+        whole("data.vocabulary.sample", self.sample, 1, unit="pairs")
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""

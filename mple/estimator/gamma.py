@@ -83,10 +83,10 @@ class GridSearch:
     step: float | int = 0.1
 
     def __post_init__(self) -> None:
-        checks.number("search.low", self.low, 0)
-        checks.number("search.high", self.high, self.low)
+        checks.number("estimator.search.low", self.low, 0)
+        checks.number("estimator.search.high", self.high, self.low)
         if not self.step > 0:
-            raise UserError(f"search.step must be above 0; got {self.step!r}")
+            raise UserError(f"estimator.search.step must be above 0; got {self.step!r}")
 
     def __call__(
         self, scores: Float[np.ndarray, "n K K"], truth: Float[np.ndarray, "n K"]
@@ -123,8 +123,8 @@ class LineSearch:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole("search.restarts", self.restarts, 1)
-        checks.whole("search.seed", self.seed, 0)
+        checks.whole("estimator.search.restarts", self.restarts, 1)
+        checks.whole("estimator.search.seed", self.seed, 0)
 
     def __call__(
         self, scores: Float[np.ndarray, "n K K"], truth: Float[np.ndarray, "n K"]

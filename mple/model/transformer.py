@@ -1,12 +1,14 @@
 """The Transformer's parts, shared by the autoregressive teacher and the non-autoregressive student.
 
-Sizes travel as one `Size` (Tables 6 and 10 of the paper are instances of it, in conf/size/).
+Sizes travel as one `Size` (Tables 6 and 10 of the paper are instances of it, in conf/budget/paper.yaml).
 Source: Vaswani et al. (2017). Positions are learned, as in the reference NATs; layer normalisation comes
 before each block (`norm: pre`, trains without a long warm-up) or after it (`norm: post`, the paper's).
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +45,14 @@ class Size:
             raise UserError(
                 f"size.d_model must be a multiple of size.num_heads; got {self.d_model} and {self.num_heads}"
             )
+
+    @classmethod
+    def named(cls, sizes: Mapping[str, Mapping[str, Any]], name: str) -> "Size":
+        """The one of this name among `sizes`, the configuration's; an error names it by its key there."""
+        try:
+            return cls(**sizes[name])
+        except UserError as error:
+            raise UserError(str(error).replace("size.", f"sizes.{name}.")) from error
 
 
 class Embedding(nn.Module):

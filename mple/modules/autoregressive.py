@@ -16,7 +16,7 @@ class AutoregressiveModule(UpdateModule):
     """Maximum likelihood of an autoregressive Transformer: the baseline and the teachers of KD.
 
     `target` is what it learns: the reference, or the text of a teacher (for C of distilled data, Table 1).
-    `valid_beam` decodes while training (1: greedy, cheap, enough to rank checkpoints); `decoding` the test.
+    Greedy search decodes while training (cheap, and enough to rank checkpoints); `decoding` the test.
     """
 
     model: Autoregressive

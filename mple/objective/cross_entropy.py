@@ -122,8 +122,8 @@ class CrossEntropy:
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
         positions = target.counts & ~inputs.revealed
         trained = positions if target.truncated is None else positions & ~target.truncated
-        # By number and not by mask: the mask would be counted out for each, and its gradient is far slower and
-        # added up by all threads at once, in no fixed order.
+        # By number and not by mask: the mask would be counted out for each, and its gradient is far slower
+        # and added up by all threads at once, in no fixed order.
         place = trained.flatten().nonzero()[:, 0]
         labels, penalties = target.tokens.flatten().index_select(0, place), None
         if (penalty := target.penalty) is not None:

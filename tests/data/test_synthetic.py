@@ -206,12 +206,12 @@ def test_configuration(name: str, drop: float, text: LineFiles) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"replace": 1.1}, r"data\.replace must be a number from 0 to 1; got 1\.1"),
-        ({"replace": math.nan}, r"data\.replace"),
-        ({"drop": 1}, r"data\.drop must be below 1; got 1"),
-        ({"count": "poisson"}, r"data\.count must be one of bernoulli, fixed; got 'poisson'"),
-        ({"draw": "bigram"}, r"data\.draw must be one of uniform, unigram; got 'bigram'"),
-        ({"seed": -1}, r"data\.seed"),
+        ({"replace": 1.1}, r"data\.source\.replace must be a number from 0 to 1; got 1\.1"),
+        ({"replace": math.nan}, r"data\.source\.replace"),
+        ({"drop": 1}, r"data\.source\.drop must be below 1; got 1"),
+        ({"count": "poisson"}, r"data\.source\.count must be one of bernoulli, fixed; got 'poisson'"),
+        ({"draw": "bigram"}, r"data\.source\.draw must be one of uniform, unigram; got 'bigram'"),
+        ({"seed": -1}, r"data\.source\.seed"),
     ],
 )
 def test_settings(text: LineFiles, settings: dict, message: str) -> None:

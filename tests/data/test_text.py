@@ -215,7 +215,9 @@ def test_tsv_errors(tmp_path: Path) -> None:
     path = str(tmp_path / "x.tsv")
     with pytest.raises(UserError, match=r"60 distinct sources, 20 fit for test; got test=21"):
         list(TsvFile(path, "en", "de", valid=1, test=21, multi_reference_test=True).pairs("train"))
-    with pytest.raises(UserError, match=r"data\.test and data\.valid must leave sources for training"):
+    with pytest.raises(
+        UserError, match=r"data\.source\.test and data\.source\.valid must leave sources for training"
+    ):
         list(TsvFile(path, "en", "de", valid=30, test=30).pairs("train"))
     with pytest.raises(UserError, match=r"x\.tsv, line 1 must have at least 6 tab-separated columns; got 3"):
         list(TsvFile(path, "en", "de", tgt_column=5, valid=1, test=1).pairs("train"))
@@ -223,7 +225,7 @@ def test_tsv_errors(tmp_path: Path) -> None:
         UserError, match=r"data\.root must be an existing folder or file; got .*there: x\.tsv"
     ):
         list(TsvFile(str(tmp_path / "z.tsv"), "en", "de").pairs("train"))
-    with pytest.raises(UserError, match=r"data\.valid"):
+    with pytest.raises(UserError, match=r"data\.source\.valid"):
         TsvFile(path, "en", "de", valid=-1)
 
 
@@ -279,13 +281,17 @@ class TestHub:
         def read(config: str, src: str, **settings: object) -> None:
             list(HubDataset("x", config, src, "de", root=str(hub_folder), **settings).pairs("train"))  # type: ignore[arg-type]
 
-        with pytest.raises(UserError, match=r"data\.config='ro-en' .*'ro-en' not found.*de-en.*cs-en"):
+        with pytest.raises(
+            UserError, match=r"data\.source\.config='ro-en' .*'ro-en' not found.*de-en.*cs-en"
+        ):
             read("ro-en", "en")
-        with pytest.raises(UserError, match=r"data\.splits\.train='dev' .*'train', 'validation', 'test'"):
+        with pytest.raises(
+            UserError, match=r"data\.source\.splits\.train='dev' .*'train', 'validation', 'test'"
+        ):
             read("de-en", "en", splits={"train": "dev"})
-        with pytest.raises(UserError, match=r"data\.src_lang must be one of de, en; got 'ro'"):
+        with pytest.raises(UserError, match=r"data\.source\.src_lang must be one of de, en; got 'ro'"):
             read("de-en", "ro")
-        with pytest.raises(UserError, match=r"data\.field must be one of translation; got 'pair'"):
+        with pytest.raises(UserError, match=r"data\.source\.field must be one of translation; got 'pair'"):
             read("de-en", "en", field="pair")
 
     def test_flat_jsonl(self, tmp_path: Path) -> None:
@@ -334,7 +340,7 @@ def test_grammar_source() -> None:
     assert all(grammar.in_support(src, tgt) for _, src, tgt in source.pairs("valid"))
     assert source.inputs() == GrammarSource(grammar, train=50, valid=10, test=8, seed=3).inputs()
     assert source.inputs() != GrammarSource(grammar, train=50, valid=10, test=8, seed=4).inputs()
-    with pytest.raises(UserError, match=r"data\.valid"):
+    with pytest.raises(UserError, match=r"data\.source\.valid"):
         GrammarSource(grammar, valid=0)
 
 
