@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import mple.resolvers  # noqa: F401  (conf/ uses them)
+from mple.checks import UserError
 from mple.command import INPUT_PREDICTOR_WORD, begin, guarded
 
 
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> float:
         own = [part for part in overrides if not part.lstrip("+").startswith("sweep=")]
         program = [sys.executable, str(Path(__file__).resolve()), f"-cn={hydra_config.job.config_name}"]
         if status := subprocess.run([*program, *own]).returncode:
-            sys.exit(status)
+            raise UserError(f"the job {' '.join(own)} ended with status {status}")
     metrics = job.execute()
     return metrics["valid"]["tokenised_bleu"]
 

@@ -13,7 +13,6 @@ import sys
 from typing import Any, BinaryIO, TextIO
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,18 +20,19 @@ from omegaconf import DictConfig, OmegaConf
 from mple.checks import UserError
 from mple.command import begin, guarded
 from mple.memory import keep_memory
-from mple.trained import Trained, load
+from mple.trained import Trained, device_of, load
 from mple.translate import Report, Translator, answer, arriving
 
 
 def translator(cfg: DictConfig) -> Translator:
     """The objects of a configuration."""
-    if cfg.run is None:
+    if not isinstance(cfg.run, str):
+        came = "none" if cfg.run is None else repr(cfg.run)
         raise UserError(
-            "run must be the folder of a finished run or of an export (run=outputs/...); got none"
+            f"run must be the folder of a finished run or of an export (run=outputs/...); got {came}"
         )
     trained = with_decoding(load(cfg.run), cfg)
-    trained.to(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trained.to(device_of(cfg.device))
     return Translator(trained, cfg.max_tokens, cfg.max_length, cfg.too_long, cfg.n_best, cfg.precision)
 
 

@@ -21,11 +21,18 @@ def share(name: str, value: object) -> None:
     number(name, value, 0, 1)
 
 
-def whole(name: str, value: object, low: int, unit: str = "") -> None:
-    """Refuse anything but a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def whole(name: str, value: object, low: int, unit: str = "", high: int | None = None) -> None:
+    """Refuse anything but a whole number of at least `low` and, where there is a `high`, at most that."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= (math.inf if high is None else high):  # type: ignore[operator]
         unit = f" ({unit})" if unit else ""
-        raise UserError(f"{name}{unit} must be a whole number of at least {low}; got {value!r}")
+        accepted = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{name}{unit} must be a whole number {accepted}; got {value!r}")
+
+
+def seed(name: str, value: object) -> None:
+    """Refuse anything but a whole number of 32 bits, which is what all generators take."""
+    whole(name, value, 0, high=2**32 - 1)
 
 
 def one_of(name: str, value: object, valid: Collection[str]) -> None:

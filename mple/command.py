@@ -2,37 +2,52 @@
 
 import contextlib
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 
 from mple.checks import UserError
+
+_NOT_COMPOSED = (ConfigCompositionException, MissingConfigException, OverrideParseException)
+_LAUNCHER_HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_refused: list[str] = []
+"""What was wrong with jobs of the multirun that runs in this process."""
 
 INPUT_PREDICTOR_WORD = "+experiment=input_predictor"
 """The word of `train.py` that chooses a configuration of its own."""
 
 
 def guarded(main: Any) -> Any:
-    """A user's mistake is one line on stderr and exit status 2; a reader that has seen enough and Ctrl-C are
-    no mistakes; anything else keeps its trace."""
+    """A user's mistake is one line on stderr and exit status 2; a reader that has seen enough, Ctrl-C and
+    SIGTERM are no mistakes; anything else keeps its trace."""
 
     @functools.wraps(main)
     def run(*arguments: Any) -> Any:
         try:
             return main(*arguments)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            return _refuse(str(error))
+        except _NOT_COMPOSED as error:
+            return _refuse(complaint(error))
         except hydra.errors.HydraException as error:
             cause = error.__cause__ or error.__context__
             if not isinstance(cause, UserError):
                 raise
-            print(f"error: {cause}", file=sys.stderr)
-            sys.exit(2)
+            return _refuse(str(cause))
+        except SystemExit as error:
+            # Lightning ends an interrupted training by an exit of its own, after SIGTERM as if it were done.
+            is_terminated = type(error).__name__ == "SIGTERMException"
+            if not is_terminated and not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(128 + (15 if is_terminated else 2))
         except BrokenPipeError:
             # What is still buffered has no reader: or Python would complain about it when it ends.
             with contextlib.suppress(OSError, ValueError):
@@ -44,6 +59,17 @@ def guarded(main: Any) -> Any:
     return run
 
 
+def _refuse(sentence: str) -> float:
+    """Says what is wrong and ends the process; of a multirun in this process the other jobs run first."""
+    print(f"error: {sentence}", file=sys.stderr)
+    if HydraConfig.initialized():
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_ == _LAUNCHER_HERE:
+            _refused.append(sentence)
+            return math.nan
+    sys.exit(2)
+
+
 def begin(main: Callable[[], Any]) -> None:
     """Run a command. A word of it that Hydra cannot use (an unknown choice or key) is one line on stderr,
     with what is accepted, and exit status 2; Hydra would print many. HYDRA_FULL_ERROR=1 shows the trace."""
@@ -51,10 +77,12 @@ def begin(main: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra ends the process itself
     try:
         main()
-    except (ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
+    except _NOT_COMPOSED as error:
         if wants_trace:
             raise
         print(f"error: {complaint(error)}", file=sys.stderr)
+        sys.exit(2)
+    if _refused:
         sys.exit(2)
 
 

@@ -37,6 +37,7 @@ from torch import nn
 
 import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple import checks, start
+from mple.bleu import TOKENIZERS
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
@@ -51,6 +52,7 @@ from mple.modules.update import UpdateModule
 from mple.processes import alone, is_first, several
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
+from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
 console = Console(
@@ -146,7 +148,10 @@ class Job:
         self.plain: dict[str, Any] = {str(k): v for k, v in plain.items()}
         checks.one_of("size", cfg.size, list(cfg.sizes))
         for name in ("seed", "teacher_seed"):
-            checks.whole(name, cfg[name], 0)
+            checks.seed(name, cfg[name])
+        checks.whole("average_best", cfg.average_best, 1, "checkpoints")
+        checks.one_of("data.tokenize", cfg.data.tokenize, TOKENIZERS)
+        self._check_keys()
         _check_trainer(cfg.trainer)
         for side in ("src_lang", "tgt_lang"):
             if side in cfg.data and not cfg.data[side]:
@@ -183,6 +188,8 @@ class Job:
                 "an autoregressive model learns a text that no model chooses, so proxy_target must be raw or "
                 f"kd; got {type(self.target).__name__}"
             )
+        with torch.device("meta"):  # its settings are refused here, not when the teachers are made
+            self._model(src_size=len(SPECIAL_TOKENS), tgt_size=len(SPECIAL_TOKENS), is_joint=False)
         self._check_unused()
         self.check_decoding()
         if isinstance(self.decoding, InputSampling):
@@ -193,6 +200,14 @@ class Job:
             )
         self._check_start()
         self.run = Run.of(self._identity(), Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
+
+    def _check_keys(self) -> None:
+        """Refuses a new setting at the top: nobody would read it. Groups check their own."""
+        for override in self.overrides:
+            key = override.lstrip("+").partition("=")[0]
+            is_new = override.startswith("+") and key.isidentifier() and key not in ("experiment", "sweep")
+            if is_new and key not in (known := _composed([])):
+                raise UserError(f"{key} must be one of {', '.join(sorted(map(str, known)))}; got {override}")
 
     def _check_unused(self) -> None:
         """An autoregressive model has no proxy input: what chooses one would have no effect."""
@@ -374,6 +389,12 @@ class Job:
             console.print(f"finished already: {self.run.folder}")
             return self.run.metrics()
         _check_gpu(self.cfg.trainer)
+        try:
+            Path(self.cfg.outputs).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"outputs must be a folder that can be made; got {self.cfg.outputs} ({error.strerror})"
+            ) from error
         self.show_plan()
         data = self.data(self.cfg.seed)
         data.setup()  # what is wrong with the data is said before anything is made

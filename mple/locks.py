@@ -46,7 +46,7 @@ def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
                     raise
                 log.warning("%s has no file locks: let no other job make %s meanwhile", path.parent, what)
             # The file may have been deleted by its last holder while this process waited: then try again.
-            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            if _inode(path) != os.fstat(file.fileno()).st_ino:
                 continue
             try:
                 file.truncate(0)
@@ -56,3 +56,11 @@ def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _inode(path: Path) -> int | None:
+    """None where there is no such file: another process may delete it at any moment."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

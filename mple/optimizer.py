@@ -38,6 +38,7 @@ class Adam:
             raise UserError(f"optimizer.betas must be two numbers; got {self.betas!r}")
         for beta in self.betas:
             checks.number("optimizer.betas", beta, 0, 0.9999)
+        checks.number("optimizer.eps", self.eps, 0)
         checks.number("optimizer.weight_decay", self.weight_decay, 0)
         checks.number("optimizer.clip_norm", self.clip_norm, 0)
 

@@ -193,6 +193,20 @@ class Trained:
         return load_input_distribution(folder, self.model, len(src), len(tgt), src is tgt).to(self.device)
 
 
+def device_of(name: object = None) -> torch.device:
+    """The device of this name; of none the GPU where there is one.
+
+    Raises:
+        UserError: it is neither cpu nor cuda, or there is no GPU of that number here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    known += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    checks.one_of("device", name, known)
+    return torch.device(str(name))
+
+
 def load(folder: str | Path) -> Trained:
     """The run or export in `folder`, or the only one below it; on the CPU.
 

@@ -160,8 +160,8 @@ def test_the_autoregressive_model_beside_a_nat_has_its_updates() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["seed=-1"], "seed must be a whole number of at least 0; got -1"),
-        (["seed=x"], "seed must be a whole number of at least 0; got 'x'"),
+        (["seed=-1"], "seed must be a whole number from 0 to 4294967295; got -1"),
+        (["seed=x"], "seed must be a whole number from 0 to 4294967295; got 'x'"),
         (["trainer.devices=0"], "trainer.devices must be a whole number of at least 1; got 0"),
         (["trainer.accelerator=tpu"], "trainer.accelerator must be one of auto, cpu, cuda, gpu; got 'tpu'"),
         (["data.max_length=64"], "data.max_length must be below sizes.student.max_positions=64; got 64"),
@@ -301,7 +301,14 @@ def test_a_wrong_setting_is_named(overrides: tuple[str, ...], key: str) -> None:
     [
         "max_tokens=5",
         "accumulate=0",
+        "average_best=0",
+        "optimizer.eps=-1",
+        "data.tokenize=abc",
+        "seed=5000000000",
+        "+lr=3",
         "trainer.num_workers=-1",
+        "module.model.length.weight=-1",
+        "module.model.length.max_offset=0",
         "sizes.student.dropout=2",
         "sizes.student.d_model=0",
         "data.source.train=0",

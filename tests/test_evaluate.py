@@ -258,14 +258,23 @@ def test_a_decoding_without_effect_is_refused(nat: Path) -> None:
             evaluate(hydra.compose("evaluate", overrides), overrides)
 
 
-def test_the_best_length_factor_is_the_best_on_validation(nat: Path) -> None:
+def test_the_best_length_factor_is_the_best_on_validation(nat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_length(
+        _split: str, _sources: list[str], references: list[str], outputs: list[str]
+    ) -> dict[str, float]:
+        """In place of BLEU, which is 0 for all that a random model says."""
+        words, wanted = (sum(len(text.split()) for text in texts) for texts in (outputs, references))
+        return {"tokenised_bleu": -abs(words / wanted - 1)}
+
     run = opened(nat)
+    monkeypatch.setattr(run.module, "score", by_length)
     with pytest.raises(UserError, match="got Argmax"):
         LengthFactor()(run)
     run.decode_with(Decode(TopLengths(beam=1), OnePass()))
     found = LengthFactor(low=0.5, high=1.5, step=0.5)(run)
     bleu = {key: value for key, value in found.items() if key.startswith("valid_bleu_at")}
     assert list(bleu) == ["valid_bleu_at_0.5", "valid_bleu_at_1", "valid_bleu_at_1.5"]
+    assert len(set(bleu.values())) == 3
     assert bleu[f"valid_bleu_at_{found['best_factor']:g}"] == max(bleu.values())
 
 

@@ -4,6 +4,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def test_another_process_waits_and_says_for_whom(tmp_path: Path, caplog: pytest.
     with pytest.raises(UserError) as caught, locked(path, "at_tiny", waits=False):
         pass
     assert str(caught.value).startswith(f"at_tiny is being made by process {holder.process.pid} on ")
-    holder.may_go.set()
+    threading.Timer(0.5, holder.may_go.set).start()
     with caplog.at_level(logging.INFO), locked(path, "at_tiny"):
+        assert holder.may_go.is_set()
+        assert f"waiting for process {holder.process.pid} on " in caplog.text
         holder.process.join(30)
         assert holder.process.exitcode == 0
         assert path.read_text().startswith(f"process {os.getpid()} on ")

@@ -19,7 +19,13 @@ from mple.decoding.input_sampling import InputSampling
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
-from mple.trained import check_targets, find_input_predictor, load_input_distribution, read_json
+from mple.trained import (
+    check_targets,
+    device_of,
+    find_input_predictor,
+    load_input_distribution,
+    read_json,
+)
 from mple.types import Batch
 
 NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
@@ -43,13 +49,16 @@ class Finished:
             raise UserError(
                 f"{key} must be the folder of a finished run; {folder} lacks {', '.join(missing)}"
             )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_of(device)
         self.metrics = read_json(folder / "metrics.json", "experiment", "key", "seed")
         self.notes: list[str] = []
 
     @staticmethod
     def open(path: str | Path, device: str | None = None, key: str = "run") -> "Finished":
         """The run in `path`, or the only finished one below it. `key`: the setting that errors name."""
+        if not isinstance(path, str | Path):
+            came = "none" if path is None else repr(path)
+            raise UserError(f"{key} must be the folder of a finished run ({key}=outputs/...); got {came}")
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{key} must be the folder of a finished run; there is no folder {path}")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,14 @@ def files(folder: Path, end: str) -> list[Path]:
     return sorted((folder / "evaluations").glob(f"latency-*.{end}"))
 
 
-def test_the_whole_report(runs: dict[str, Path]) -> None:
+def test_the_whole_report(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ctranslate2")
+
+    def told_apart(_: BleuScorer, texts: list[str]) -> dict[str, float]:
+        """In place of BLEU, which is 0 for all that random models say."""
+        return {"tokenised_bleu": float(zlib.crc32(str(texts).encode()))}
+
+    monkeypatch.setattr(BleuScorer, "score", told_apart)
     begin()
     given = [
         *(f"run={runs['vanilla']}", "estimator=latency", f"estimator.at={runs['at']}", "device=cpu"),

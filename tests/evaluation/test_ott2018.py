@@ -43,7 +43,7 @@ def long_sentences(seed: int, words: Sequence[str] = _TGT) -> list[str]:
 
 TARGETS, R1, R2, R3 = (long_sentences(seed) for seed in (11, 12, 13, 14))
 SOURCES, OWN = long_sentences(1, _SRC), long_sentences(2)
-SOURCES[3] = SOURCES[3].replace(" ", "  ", 1).replace(" läuft", "\u00a0läuft")
+SOURCES[3] = SOURCES[3].replace(" ", "  ", 1).replace(" schläft", "\u00a0schläft")
 SOURCES[7] = SOURCES[2]  # a source twice, with two targets
 
 

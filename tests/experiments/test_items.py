@@ -294,10 +294,11 @@ def test_figure_1_asks_for_its_runs_and_draws_a_measured_plane(tmp_path: Path) -
     assert "updates=333" in commands[0]  # a third of the 1000 of budget=minutes
     assert "start=$(echo " in commands[2]
     assert commands[3].startswith("python -m experiments.paper_items.plane $(echo ")
-    for name, experiment in (("initial", "vanilla_raw"), ("mle", "vanilla_raw"), ("glat", "glat_kd")):
+    corners = (("initial", "vanilla_raw"), ("mle", "vanilla_raw"), ("glat", "glat_kd"))
+    for (name, experiment), command in zip(corners, commands[:3], strict=True):
+        assert f" +experiment={experiment} " in command
         start = "" if name == "initial" else "start=x/last.ckpt"
         run = fake.make_run(tmp_path, f"figure1_{name}", overrides=f"updates=333 {start}")
-        assert experiment in ("vanilla_raw", "glat_kd")
         if name == "initial":
             grid = [[3.0, 2.0, 2.5], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
             metrics = {

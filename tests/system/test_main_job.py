@@ -204,6 +204,30 @@ def test_a_multirun_makes_every_run(tmp_path: Path) -> None:
     assert_same_run(run_folder(tmp_path / "alone", "glat_raw"), run_folder(tmp_path, "glat_raw"))
 
 
+@pytest.mark.slow
+def test_a_multirun_goes_on_after_a_job_that_failed(tmp_path: Path) -> None:
+    status, _, err = train(tmp_path, "-m", "+experiment=vanilla_raw", "optimizer.lr=1e30,0.001")
+    assert status == 2
+    assert err.count("error: training diverged") == 1
+    assert len(list(tmp_path.glob("vanilla_raw/grammar/*/seed1/metrics.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_does_not_end_as_a_finished_one(
+    tmp_path: Path, number: int, expected: int
+) -> None:
+    process = start(tmp_path, "+experiment=vanilla_raw", "student_updates=20000")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == expected
+    assert "the same command goes on" in err
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
 def test_jobs_beside_each_other_share_a_teacher(tmp_path: Path) -> None:
     jobs = [start(tmp_path, "+experiment=vanilla_kd", f"seed={seed}") for seed in (1, 2, 3)]
     ended = [(job.communicate(timeout=240), job.returncode) for job in jobs]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -62,8 +63,9 @@ def nat(name: str, **size: Any) -> NAT:
     torch.manual_seed(0)
     length = partial(LengthPredictor, max_offset=3)
     model = NAT(tiny_size(**size), length, VOCABULARY, VOCABULARY, False, vanilla_input=vanilla_input)
-    for weight in model.parameters():
-        nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
+    for weight_name, weight in model.named_parameters():
+        seed = zlib.crc32(weight_name.encode())
+        nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     return model.eval()
 
 
