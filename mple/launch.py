@@ -188,8 +188,9 @@ class Job:
                 "an autoregressive model learns a text that no model chooses, so proxy_target must be raw or "
                 f"kd; got {type(self.target).__name__}"
             )
-        with torch.device("meta"):  # its settings are refused here, not when the teachers are made
-            self._model(src_size=len(SPECIAL_TOKENS), tgt_size=len(SPECIAL_TOKENS), is_joint=False)
+        if self.is_student:  # its model's settings are refused here, not when the teachers are made
+            with torch.device("meta"):
+                self._model(src_size=len(SPECIAL_TOKENS), tgt_size=len(SPECIAL_TOKENS), is_joint=False)
         self._check_unused()
         self.check_decoding()
         if isinstance(self.decoding, InputSampling):

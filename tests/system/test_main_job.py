@@ -110,7 +110,7 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-UPDATES = 60
+UPDATES = 20
 WIDE = ["sizes.student.d_model=128", "sizes.student.d_ff=256", "max_tokens=2048"]
 """Enough numbers for PyTorch to share them between threads."""
 
