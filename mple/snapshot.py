@@ -100,10 +100,11 @@ class Snapshot:
         return self._copy(self.lengths, output, self.inputs)
 
     def decode(self, inputs: DecoderInput) -> DecoderOutput:
-        """The M-step's pass, with gradient; not run twice when `given` has already run it on these inputs."""
+        """The M-step's pass, with gradient; not run twice when `given` has already run it on these inputs.
+        Features mean nothing where Z reveals its token: no loss counts it."""
         if self._has_gradient and inputs is self.inputs and self._output is not None:
             return self._output
-        return self.model.decode(inputs, self.encoder_out)
+        return self.model.decode(inputs, self.encoder_out, hidden_alone=True)
 
     def given(self, inputs: DecoderInput) -> "Snapshot":
         """What the model says given Z. This Z is what is trained on, so the pass keeps its gradient."""

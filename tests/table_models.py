@@ -51,7 +51,9 @@ class TableNAT(NAT):
             [joint.sum([a for a in axes if a != k]) if len(tokens) > 1 else joint for k in axes]
         )
 
-    def decode(self, inputs: DecoderInput, encoder_out: EncoderOutput) -> DecoderOutput:
+    def decode(
+        self, inputs: DecoderInput, encoder_out: EncoderOutput, hidden_alone: bool = False
+    ) -> DecoderOutput:
         logits = torch.full((*inputs.tokens.shape, VOCABULARY), _IMPOSSIBLE)
         for row, tokens in enumerate(inputs.tokens.tolist()):
             tokens = [token for token in tokens if token != PAD]

@@ -151,6 +151,23 @@ def test_given_keeps_its_gradient_and_is_not_run_twice() -> None:
     close(given.output.features, model.decode(inputs, look.encoder_out).features)
 
 
+def test_the_m_step_leaves_out_what_is_revealed_and_what_was_given_does_not() -> None:
+    """A loss asks for hidden positions alone; an alignment to what the model says given Z asks for all."""
+    model, batch = nat(), example()
+    look = snapshot_of(model, batch)
+    tokens = contents([5, 2, 7], seed=9)
+    is_canvas = tokens != PAD
+    revealed = is_canvas & (tokens % 2 == 0)
+    assert 0 < int(revealed.sum()) < int(is_canvas.sum())
+    inputs = DecoderInput(torch.where(revealed, tokens, is_canvas * MASK), revealed)
+    everywhere = model.decode(inputs, look.encoder_out).features
+    close(look.given(inputs).output.features[is_canvas], everywhere[is_canvas])
+    m_step = look.decode(inputs).features
+    close(m_step[is_canvas & ~revealed], everywhere[is_canvas & ~revealed])
+    assert not m_step[revealed].any()
+    assert everywhere[revealed].any()
+
+
 def test_decode_never_hands_out_a_look_ahead_without_gradient() -> None:
     model, batch = nat(), example()
     look = snapshot_of(model, batch)

@@ -16,29 +16,24 @@ from torch.nn import functional
 from mple.model.transformer import Decoder, Encoder, Size, embeddings, hide_padding
 from mple.types import BOS, EOS, PAD, DecoderOutput, EncoderOutput
 
-KeyValue = tuple[Tensor, Tensor]
-
 
 @dataclass
 class DecodingState:
     """What N = A·W growing sequences, W of each of A sentences, remember: per layer their own keys and values
-    (N, H, length, d) and those of the sources (A, H, S, d), which the sequences of a sentence share."""
+    and those of the sources, which the sequences of a sentence share."""
 
-    own: list[KeyValue | None]
-    source: list[KeyValue]
+    own: list[Float[Tensor, "2 N H T d"] | None]
+    source: list[Float[Tensor, "2 A H S d"]]
     source_hidden: Bool[Tensor, "A 1 S"] | None
     position: int
     width: int = 1
 
     def select(self, rows: Int[Tensor, "A W"]) -> "DecodingState":
-        def pick(pair: KeyValue, index: Tensor) -> KeyValue:
-            return pair[0].index_select(0, index), pair[1].index_select(0, index)
-
-        own = [None if pair is None else pick(pair, rows.flatten()) for pair in self.own]
+        own = [None if pair is None else pair.index_select(1, rows.flatten()) for pair in self.own]
         source, hidden = self.source, self.source_hidden
-        if len(rows) < len(source[0][0]):  # sentences stay in their order: as many are the same
+        if len(rows) < source[0].shape[1]:  # sentences stay in their order: as many are the same
             kept = rows[:, 0] // self.width
-            source = [pick(pair, kept) for pair in source]
+            source = [pair.index_select(1, kept) for pair in source]
             hidden = None if hidden is None else hidden.index_select(0, kept)
         return DecodingState(own, source, hidden, self.position, rows.shape[1])
 
@@ -73,7 +68,7 @@ class Autoregressive(nn.Module):
     def start(self, src_tokens: Int[Tensor, "B S"]) -> DecodingState:
         encoder_out = self.encode(src_tokens)
         source = [
-            tuple(layer.cross_attention.laid_out(encoder_out.states))  # type: ignore[union-attr, operator]
+            layer.cross_attention.keys_values(encoder_out.states)  # type: ignore[union-attr, operator]
             for layer in self.decoder.layers
         ]
         return DecodingState([None] * len(source), source, hide_padding(encoder_out.is_pad), 0)

@@ -70,5 +70,13 @@ class Dropout(nn.Module):
             return x + self(block)
         return _AddByteDropout.apply(x, block.contiguous(), max(1, round(self.p * 256)))
 
+    def draw(self, shape: torch.Size) -> tuple[Tensor, float] | None:
+        """What `forward` would keep of such a tensor on a CPU, 0 or 1, and by how much it would scale that
+        up; None where it would change nothing."""
+        if not self.training or self.p == 0:
+            return None
+        dropped = max(1, round(self.p * 256))
+        return random_bytes(shape.numel()).ge_(dropped).view(shape), 256 / (256 - dropped)
+
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -22,35 +22,32 @@ def hidden_softmax(
 ) -> Float[Tensor, "B H L S"]:
     """softmax over S of scale · weights + bias, in float32; `bias` is 0, or -inf where nothing may be seen.
 
-    A row that sees nothing is NaN.
+    A row that sees nothing is NaN. Its gradient is `softmax_gradient`'s, not autograd's.
     """
     # One pass scales, hides and widens: in bf16 the softmax of short rows is several times slower still.
     logits = torch.add(bias, weights, alpha=scale)
-    is_short = logits.shape[-1] < _VECTOR and logits.numel() >= _FEWEST
-    if not is_short or logits.device.type != "cpu" or torch.jit.is_tracing():
+    if torch.jit.is_tracing() or not _is_short(logits):
         return logits.softmax(-1)
     lowest, highest = (float(value) * scale for value in weights.detach().aminmax())
     if not -_RANGE < lowest <= highest < _RANGE:
         return logits.softmax(-1)
-    return _ShortSoftmax.apply(logits)
+    exponentials = logits.exp_()
+    return exponentials.div_(_row_sums(exponentials))
 
 
-class _ShortSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        with torch.autocast(logits.device.type, enabled=False):  # the sums are products
-            exponentials = logits.exp()
-            y = exponentials.div_(_row_sums(exponentials))
-        ctx.save_for_backward(y)
-        return y
+def softmax_gradient(grad: Float[Tensor, "B H L S"], y: Float[Tensor, "B H L S"]) -> Float[Tensor, "B H L S"]:
+    """The gradient of a softmax's logits, given that of its result `y`; in place of `grad`."""
+    if not _is_short(y):
+        return torch._softmax_backward_data(grad, y, -1, y.dtype)
+    product = grad.mul_(y)
+    return product.addcmul_(y, _row_sums(product), value=-1)
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (y,) = ctx.saved_tensors
-        product = grad * y
-        return product.addcmul_(y, _row_sums(product), value=-1)
+
+def _is_short(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.shape[-1] < _VECTOR and x.numel() >= _FEWEST
 
 
 def _row_sums(x: Tensor) -> Tensor:
     """The sum over the last axis, kept with length 1: as a product, which is faster than a reduction."""
-    return torch.matmul(x, x.new_ones(x.shape[-1], 1))
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.matmul(x, x.new_ones(x.shape[-1], 1))

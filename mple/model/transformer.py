@@ -143,10 +143,11 @@ class EncoderLayer(nn.Module):
         self.transform = Residual(size)
 
     def forward(
-        self, x: Float[Tensor, "B S D"], hidden: Bool[Tensor, "B #S S"] | None
-    ) -> Float[Tensor, "B S D"]:
+        self, x: Float[Tensor, "*P D"], hidden: Bool[Tensor, "B #S S"] | None, layout: Layout | None
+    ) -> Float[Tensor, "*P D"]:
+        """With `layout` of packed states."""
         y = self.attend.before(x)
-        x = self.attend.after(x, self.self_attention(y, y, hidden))
+        x = self.attend.after(x, self.self_attention(y, hidden, layout))
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
 
@@ -161,11 +162,15 @@ class DecoderLayer(nn.Module):
         self.transform = Residual(size)
 
     def read_own(
-        self, x: Float[Tensor, "*P D"], hidden: Bool[Tensor, "#B #L L"] | None, layout: Layout | None
-    ) -> Float[Tensor, "*P D"]:
-        """Self-attention; with `layout` of packed states."""
-        y = self.attend.before(x)
-        return self.attend.after(x, self.self_attention(y, y, hidden, layout))
+        self,
+        x: Float[Tensor, "*P D"],
+        hidden: Bool[Tensor, "#B #L L"] | None,
+        layout: Layout | None,
+        wanted: Packing | None = None,
+    ) -> Float[Tensor, "*Q D"]:
+        """Self-attention; with `layout` of packed states, and with `wanted` for the positions of that."""
+        seen = self.self_attention(self.attend.before(x), hidden, layout, wanted)
+        return self.attend.after(x if wanted is None else wanted.pack(x), seen)
 
     def read_source(
         self,
@@ -182,21 +187,21 @@ class DecoderLayer(nn.Module):
     def step(
         self,
         x: Float[Tensor, "N 1 D"],
-        cache: tuple[Tensor, Tensor] | None,
-        cross: tuple[Tensor, Tensor],
+        cache: Float[Tensor, "2 N H T d"] | None,
+        cross: Float[Tensor, "2 A H S d"],
         source_hidden: Bool[Tensor, "A 1 S"] | None,
-    ) -> tuple[Float[Tensor, "N 1 D"], tuple[Tensor, Tensor]]:
+    ) -> tuple[Float[Tensor, "N 1 D"], Float[Tensor, "2 N H T1 d"]]:
         """One position more, given the keys and values of the positions before it (`cache`) and of the A
         sources (`cross`), each read by N / A consecutive rows; returns the state and the grown cache."""
         y = self.attend.before(x)
-        key, value = self.self_attention.keys_values(y)
+        own = self.self_attention.keys_values(y)
         if cache is not None:
-            key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
-        x = self.attend.after(x, self.self_attention.attend(y, key, value, None))
+            own = torch.cat([cache, own], 3)
+        x = self.attend.after(x, self.self_attention.attend(y, own, None))
         # The rows of a sentence ask its source together, as if they were positions of one canvas.
-        asked = self.look.before(x).view(len(cross[0]), -1, x.shape[-1])
-        x = self.look.after(x, self.cross_attention.attend(asked, *cross, source_hidden).view_as(x))
-        return self.transform.after(x, self.feed_forward(self.transform.before(x))), (key, value)
+        asked = self.look.before(x).view(cross.shape[1], -1, x.shape[-1])
+        x = self.look.after(x, self.cross_attention.attend(asked, cross, source_hidden).view_as(x))
+        return self.transform.after(x, self.feed_forward(self.transform.before(x))), own
 
 
 def hide_padding(is_pad: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"] | None:
@@ -212,19 +217,25 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.layers = nn.ModuleList([EncoderLayer(size) for _ in range(size.encoder_layers)])
+        self.num_heads = size.num_heads
         self.norm = nn.LayerNorm(size.d_model) if size.norm == "pre" else nn.Identity()
 
     def forward(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
         is_pad = src_tokens == PAD
-        hidden = hide_padding(is_pad)
+        packing, hidden = None, hide_padding(is_pad)
         words = self.embedding.words(src_tokens)
         x = self.embedding.placed(words)
+        if can_pack(src_tokens):
+            packing = Packing(src_tokens, None, None, len(src_tokens), self.num_heads)
+            x, hidden = packing.pack(x), packing.hidden
         for layer in self.layers:
-            x = layer(x, hidden)
+            x = layer(x, hidden, None if packing is None else packing.canvases)
+        states = self.norm(x)
+        states = states if packing is None else packing.unpack(states)
         is_content = ~is_pad & (src_tokens != EOS)
         is_content |= ~is_pad & ~is_content.any(1, keepdim=True)
         positions = self.embedding.positions.weight[: src_tokens.shape[1]]
-        return EncoderOutput(self.norm(x), is_pad, SourceWords(words, positions, is_content))
+        return EncoderOutput(states, is_pad, SourceWords(words, positions, is_content))
 
 
 class Decoder(nn.Module):
@@ -245,35 +256,44 @@ class Decoder(nn.Module):
         causal: bool = False,
         unrevealed: Float[Tensor, "C L D"] | None = None,
         canvas: Int[Tensor, "B"] | None = None,
+        wanted: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """With `canvas`, row n decodes `tokens[canvas[n]]`; rows of one canvas share what the first layer
-        does before it looks at the source, its dropout too. Features of padding mean nothing."""
-        packing = self._packing(tokens, canvas, encoder_out)
+        """Features of padding mean nothing. Two things are for where tokens can be packed alone:
+
+        With `canvas`, row n decodes `tokens[canvas[n]]`; rows of one canvas share what the first layer does
+        before it looks at the source, its dropout too. Without gradient.
+        With `wanted`, the last layer computes only the positions where it is True; the features of the others
+        mean nothing. Not with `causal`.
+        """
+        packing = None
+        if can_pack(tokens):
+            num_sentences = len(encoder_out.sentence_states)
+            packing = Packing(tokens, canvas, encoder_out.row, num_sentences, self.num_heads)
         hidden = _hide_future(tokens) if causal else hide_padding(tokens == PAD)
         source_hidden = hide_padding(encoder_out.is_pad if packing is None else encoder_out.sentence_is_pad)
         x = self.embedding(tokens, latent, unrevealed=unrevealed)
+        if canvas is not None:
+            x = self.layers[0].read_own(x, hidden, None)  # type: ignore[operator]
         own, cross = None, None
-        for layer in self.layers:
-            x = layer.read_own(x, hidden, own)  # type: ignore[operator]
-            if packing is not None and own is None:  # from here on x holds the states of its positions
-                x, own, cross = packing.pack(x), packing.canvases, packing.sentences
-                hidden = _hide_future(tokens[:, : own.columns]) if causal else packing.hidden
+        if packing is not None:
+            x, own, cross = packing.pack(x), packing.canvases, packing.sentences
+            hidden = _hide_future(tokens[:, : own.columns]) if causal else packing.hidden
+        for n, layer in enumerate(self.layers, 1):
+            some = None
+            if packing is not None and wanted is not None and n == len(self.layers):
+                some = packing = packing.only(wanted)
+                cross = packing.sentences
+            if n > 1 or canvas is None:
+                x = layer.read_own(x, hidden, own, some)  # type: ignore[operator]
             x = layer.read_source(x, encoder_out, source_hidden, cross)  # type: ignore[operator]
         x = self.norm(x)
         return x if packing is None else packing.unpack(x)
 
-    def _packing(
-        self, tokens: Int[Tensor, "C L"], canvas: Int[Tensor, "B"] | None, encoder_out: EncoderOutput
-    ) -> Packing | None:
-        """None where there is nothing to leave out, and where leaving it out would not pay or not work: with
-        a gradient, on an accelerator, which would have to be asked for the positions, and where a graph is
-        traced, which will see other shapes."""
-        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.jit.is_tracing():
-            return None
-        if canvas is None and bool((tokens != PAD).all()):
-            return None
-        num_sentences = len(encoder_out.sentence_states)
-        return Packing(tokens, canvas, encoder_out.row, num_sentences, self.num_heads)
+
+def can_pack(tokens: Int[Tensor, "C L"]) -> bool:
+    """Not on an accelerator, which would have to be asked for the positions, nor where a graph is traced,
+    which will see other shapes."""
+    return tokens.device.type == "cpu" and not torch.jit.is_tracing()
 
 
 def _hide_future(tokens: Int[Tensor, "C L"]) -> Bool[Tensor, "1 L L"]:

@@ -11,12 +11,17 @@ from mple.types import DecoderInput, DecoderOutput, Mean, Target
 
 _CHUNK, _CHUNK_OF_GPU = 2**21, 2**25
 """Logits made at once: few enough to stay in a CPU's cache, many enough to keep a GPU busy."""
+_SAFE = 60.0
+"""Nats; float32 and bf16 reach from −87 to 88."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """The projection and the loss together, some rows at a time: the N x V logits never exist.
 
     The loss is a sum, so its gradient is known with it up to one factor, which the backward multiplies in.
+    Of a row with state s, logits W s, powers q = exp(W s) and z = Σ_v q_v the gradient of the logits is
+    q / z − (1 − ε) onehot − ε / V. Each row's logits are read once, to make q; z divides the narrow states
+    and gradients instead of q, and the uniform part is a product of sums.
     """
 
     @staticmethod
@@ -34,40 +39,43 @@ class _LinearCrossEntropy(torch.autograd.Function):
         is_trained = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_features = torch.empty_like(states) if is_trained else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if is_trained else None
-        nll = torch.zeros((), device=features.device)
-        penalty = torch.zeros((), device=features.device)
-        uniform = torch.zeros((), device=features.device)
         counted = len(labels) if penalties is None else len(labels) - len(penalties)
         factors = torch.ones(len(labels), 1, device=features.device)
         if penalties is not None:
             factors[counted:, 0] = penalties
-        rows = max(1, (_CHUNK if device == "cpu" else _CHUNK_OF_GPU) // size)
+        rows = (_CHUNK if device == "cpu" else _CHUNK_OF_GPU) // size
+        rows = max(1, min(rows - rows % 64 if rows > 64 else rows, len(labels)))  # products prefer that
+        buffer = states.new_empty(rows, size)
+        first = torch.arange(rows, device=features.device) * size
+        nll = torch.empty(len(labels), 1, device=features.device)
+        log_sums = torch.empty_like(nll)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(labels), rows):
-                some, label = states[start : start + rows], labels[start : start + rows].unsqueeze(1)
-                log_probs = (some @ table.T).float().log_softmax(-1)  # (rows, V)
-                of_label = log_probs.gather(1, label)
-                before = max(0, counted - start)  # rows of this chunk that are no penalty
-                factor = None if before >= len(some) else factors[start : start + rows]
-                nll -= of_label[:before].sum()
-                if factor is not None:
-                    penalty -= (of_label * factor)[before:].sum()
-                if smoothing:
-                    by_row = log_probs.sum() if factor is None else log_probs.sum(1, keepdim=True) * factor
-                    uniform -= by_row.sum() / size
+                part = slice(start, start + rows)
+                some, factor = states[part], factors[part]
+                logits = torch.mm(some, table.T, out=buffer[: len(some)])
+                of_label = first[: len(some)] + labels[part]
+                powers, own, total, shift = _powers(logits, of_label, some, table)
+                torch.sub(total.log(), own, out=nll[part])
+                torch.add(nll[part], own + shift, out=log_sums[part])
                 if grad_features is None or grad_weight is None:
                     continue
-                grad = log_probs.exp_().sub_(smoothing / size)
-                grad.scatter_add_(1, label, grad.new_full(label.shape, smoothing - 1))
-                if factor is not None:
-                    grad.mul_(factor)
-                grad = grad.to(dtype)
-                torch.mm(grad, table, out=grad_features[start : start + rows])
-                grad_weight += grad.T @ some
+                powers.put_(of_label, (own.exp_() - (1 - smoothing) * total).to(powers.dtype))
+                powers, scale = powers.to(dtype), factor / total
+                grad_features[part] = torch.mm(powers, table).mul(scale)
+                grad_weight += torch.mm(powers.T, some.mul(scale).to(dtype))
+            uniform = log_sums.mul_(factors).sum()
+            if smoothing:
+                of_states, of_table = states.float().mul(factors).sum(0), table.sum(0, dtype=torch.float32)
+                uniform -= of_states.dot(of_table) / size
+                if grad_features is not None and grad_weight is not None:
+                    grad_features -= factors * (of_table * (smoothing / size))
+                    grad_weight -= of_states * (smoothing / size)
         ctx.save_for_backward(grad_features, grad_weight)
         ctx.dtypes = features.dtype, weight.dtype
-        ctx.mark_non_differentiable(nll)
-        return (1 - smoothing) * (nll + penalty) + smoothing * uniform, nll
+        plain = nll[:counted].sum()
+        ctx.mark_non_differentiable(plain)
+        return (1 - smoothing) * nll.mul_(factors).sum() + smoothing * uniform, plain
 
     @staticmethod
     def backward(  # type: ignore[no-untyped-def]
@@ -76,6 +84,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_features, grad_weight = ctx.saved_tensors
         of_features, of_weight = ctx.dtypes
         return (grad_features * grad).to(of_features), (grad_weight * grad).to(of_weight), None, None, None
+
+
+def _powers(
+    logits: Float[Tensor, "N V"], of_label: Int[Tensor, "N"], some: Tensor, table: Tensor
+) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N 1"], Float[Tensor, "N 1"], Tensor | float]:
+    """exp(logit − c), in place of the logits where it can be; the labels' logit − c; Σ_v exp(logit − c); c.
+
+    The last three are float32, and a label counts with its exact power: a bf16 one would make a loss near 0
+    negative. What `powers` has at the labels means nothing. On a CPU c is 0 unless a sum would leave the
+    floats' range; elsewhere it is the highest logit, since asking would wait for the answer.
+    """
+    if logits.device.type == "cpu":
+        own = logits.take(of_label).float().unsqueeze(1)
+        powers = logits.exp_().put_(of_label, logits.new_zeros(len(logits)))
+        total = powers.sum(1, keepdim=True, dtype=torch.float32) + own.exp()
+        if bool((total.log().abs() < _SAFE).all()):
+            return powers, own, total, 0.0
+        logits = some @ table.T
+    top = logits.amax(1, keepdim=True).float()
+    powers = (logits - top).exp_()
+    return powers, logits.take(of_label).unsqueeze(1) - top, powers.sum(1, keepdim=True), top
 
 
 def linear_cross_entropy(

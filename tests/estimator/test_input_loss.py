@@ -230,7 +230,9 @@ class ConstantNAT(TableNAT):
         super().__init__()
         self.logits = logits
 
-    def decode(self, inputs: DecoderInput, encoder_out: EncoderOutput) -> DecoderOutput:
+    def decode(
+        self, inputs: DecoderInput, encoder_out: EncoderOutput, hidden_alone: bool = False
+    ) -> DecoderOutput:
         return output_of(self.logits.expand(*inputs.tokens.shape, -1))
 
 

@@ -1,12 +1,24 @@
 """Packed positions against loops, and packed decoders against those that compute padding too."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from mple.model.packing import Layout, Packing
+from mple.model import nat as nat_module
+from mple.model import transformer
+from mple.model.packing import Layout, Packing, rounded
 from mple.types import MASK, PAD, DecoderInput
 from tests.fakes import autoregressive, contents, nat, sources
+
+Way = Callable[[nn.Module, Callable[[], Tensor]], tuple[list[Tensor], list[Tensor]]]
+
+
+def filled(x: Tensor) -> Tensor:
+    """Packed states: some rows more than positions."""
+    return torch.cat([x, torch.full((rounded(len(x)) - len(x), x.shape[1]), torch.nan)])
 
 
 def ragged(lengths: list[int]) -> Tensor:
@@ -26,8 +38,8 @@ class TestLayout:
 
     def test_states_lie_in_their_rows(self) -> None:
         keys, values = torch.randn(6, 8), torch.randn(6, 8)
-        (split,) = self.layout().split_heads(keys)
-        both = self.layout().split_heads(torch.cat([keys, values], 1), parts=2)
+        (split,) = self.layout().split_heads(filled(keys))
+        both = self.layout().split_heads(filled(torch.cat([keys, values], 1)), parts=2)
         assert split.shape == (4, 2, 3, 4)
         n = 0
         for row, count in enumerate(self.COUNTS):
@@ -41,7 +53,41 @@ class TestLayout:
 
     def test_joining_undoes_splitting(self) -> None:
         x, layout = torch.randn(6, 8), self.layout()
-        assert torch.equal(layout.join_heads(layout.split_heads(x)[0]), x)
+        joined = layout.join_heads(layout.split_heads(filled(x))[0])
+        assert joined.shape == (32, 8)
+        assert torch.equal(joined[:6], x)
+        assert not joined[6:].any()
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    def test_gradients_are_autograds_of_loops(self, parts: int) -> None:
+        x, layout = torch.randn(6, 8 * parts, requires_grad=True), self.layout()
+        weight = torch.randn(parts, 4, 2, 3, 4)
+        for row, count in enumerate(self.COUNTS):
+            weight[:, row, :, count:] = 0  # nobody's
+
+        def looped() -> Tensor:
+            n, total = 0, torch.zeros(())
+            for row, count in enumerate(self.COUNTS):
+                for column in range(count):
+                    heads = x[n].view(parts, 2, 4)
+                    total = total + (heads * weight[:, row, :, column]).sum()
+                    n += 1
+            return total
+
+        split = layout.split_heads(functional.pad(x, (0, 0, 0, 26)), parts)
+        (found,) = torch.autograd.grad((split * weight).sum(), x)
+        (expected,) = torch.autograd.grad(looped(), x)
+        torch.testing.assert_close(found, expected)
+
+        rows = torch.randn(4, 2, 3, 4, requires_grad=True)
+        of_joined = torch.randn(32, 8)
+        (found,) = torch.autograd.grad((layout.join_heads(rows) * of_joined).sum(), rows)
+        n, expected = 0, torch.zeros_like(rows)
+        for row, count in enumerate(self.COUNTS):
+            for column in range(count):
+                expected[row, :, column] = of_joined[n].view(2, 4)
+                n += 1
+        assert torch.equal(found, expected)
 
 
 class TestPacking:
@@ -51,7 +97,8 @@ class TestPacking:
         packing = Packing(tokens, canvas, row, num_sentences=3, num_heads=2)
         x = tokens.unsqueeze(-1).expand(-1, -1, 4).float()
         packed = packing.pack(x)
-        assert packed[:, 0].tolist() == [10, 11, 12, 13, 14, 15, 10, 11, 12]  # sentence 0, then 1
+        assert len(packed) == 32
+        assert packed[:9, 0].tolist() == [10, 11, 12, 13, 14, 15, 10, 11, 12]  # sentence 0, then 1
         assert torch.equal(packing.unpack(packed), x[canvas])
         (canvases,) = packing.canvases.split_heads(packed)
         assert packing.hidden is not None
@@ -68,8 +115,24 @@ class TestPacking:
         tokens = torch.tensor([[PAD, 7, PAD, 8], [9, PAD, PAD, PAD]])
         packing = Packing(tokens, None, None, num_sentences=2, num_heads=1)
         x = tokens.unsqueeze(-1).float()
-        assert packing.pack(x).flatten().tolist() == [7, 8, 9]
+        assert packing.pack(x)[:3].flatten().tolist() == [7, 8, 9]
         assert torch.equal(packing.unpack(packing.pack(x)), x)
+
+    def test_some_of_the_positions(self) -> None:
+        tokens, row = ragged([3, 1, 2]), torch.tensor([1, 0, 1])
+        packing = Packing(tokens, None, row, num_sentences=2, num_heads=2)
+        x = tokens.unsqueeze(-1).expand(-1, -1, 4).float()
+        wanted = torch.tensor([[True, False, True], [False, True, True], [False, True, True]])
+        some = packing.only(wanted)
+        packed = some.pack(packing.pack(x))
+        assert packed[:3, 0].tolist() == [10, 12, 15]
+        assert torch.equal(some.unpack(packed), torch.where((wanted & (tokens != PAD)).unsqueeze(-1), x, 0))
+        (canvases,) = some.canvases.split_heads(packed)
+        assert canvases[0, 0, :, 0].tolist() == [10, 12]
+        assert canvases[2, 0, 0, 0] == 15
+        (sentences,) = some.sentences.split_heads(packed)
+        assert sentences[1, 0, :, 0].tolist() == [10, 12, 15]
+        assert packing.pack(x)[:6, 0].tolist() == [13, 10, 11, 12, 14, 15]  # as it was
 
 
 @torch.no_grad()
@@ -85,37 +148,83 @@ def test_canvases_of_no_length() -> None:
     torch.testing.assert_close(alone[1:], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [None, [0, 0, 1, 2, 2, 2], [2, 0, 1, 0, 2, 0]])
-class TestDecoder:
-    """Without gradient padding is left out, with it not."""
+@pytest.fixture(params=[False, True], ids=["no gradient", "gradient"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
+    """Runs something twice, with all padding computed and packed; with the gradients of what it returns."""
+    wants = request.param
 
-    @pytest.mark.parametrize("norm", ["pre", "post"])
-    @pytest.mark.parametrize("shown", [False, True])
-    def test_says_the_same(self, rows: list[int] | None, norm: str, shown: bool) -> None:
+    def run(model: nn.Module, make: Callable[[], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        found: list[list[Tensor]] = []
+        for packs in (False, True):
+            for module in (transformer, nat_module):
+                monkeypatch.setattr(module, "can_pack", lambda tokens, packs=packs: packs)
+            with torch.set_grad_enabled(wants):
+                y = make()
+            own = [y.detach()]
+            if wants:
+                weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+                given = torch.autograd.grad((y * weight).sum(), list(model.parameters()), allow_unused=True)
+                own += [torch.zeros(1) if grad is None else grad for grad in given]
+                assert sum(bool(grad.any()) for grad in own[1:]) > 20
+            found.append(own)
+        return found[0], found[1]
+
+    return run
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+class TestModels:
+    """What packs gives what does not, and the same gradient to all weights."""
+
+    def same(self, found: tuple[list[Tensor], list[Tensor]]) -> None:
+        for expected, packed in zip(*found, strict=True):
+            torch.testing.assert_close(packed, expected, atol=2e-5, rtol=1e-4)
+
+    def test_encoder(self, norm: str, way: Way) -> None:
+        model, src_tokens = nat(norm=norm, encoder_layers=3), sources([4, 2, 6, 3, 3, 5])
+        is_token = src_tokens != PAD
+        self.same(way(model, lambda: model.encode(src_tokens).states[is_token]))
+        assert not model.encode(src_tokens).states[~is_token].any()  # so it was left out
+
+    @pytest.mark.parametrize("rows", [None, [0, 0, 1, 2, 2, 2], [2, 0, 1, 0, 2, 0]])
+    @pytest.mark.parametrize(
+        ("shown", "hidden_alone"), [(0.0, False), (0.5, False), (0.5, True), (1.0, True)]
+    )
+    def test_nat(self, norm: str, way: Way, rows: list[int] | None, shown: float, hidden_alone: bool) -> None:
         model = nat(norm=norm, decoder_layers=3)
-        encoder_out = model.encode(sources([4, 2, 6] if rows else [4, 2, 6, 3, 3, 5]))
-        if rows:
-            encoder_out = encoder_out.rows(torch.tensor(rows))
-        tokens = contents([3, 5, 1, 5, 8, 2])
-        revealed = (torch.rand(tokens.shape) < 0.5) & (tokens != PAD) & shown
-        tokens = torch.where((tokens != PAD) & ~revealed, MASK, tokens)
-        inputs = DecoderInput(tokens, revealed)
-        expected = model.decode(inputs, encoder_out).features
-        with torch.no_grad():
-            found = model.decode(inputs, encoder_out).features
-        is_canvas = inputs.is_canvas
-        torch.testing.assert_close(found[is_canvas], expected[is_canvas], atol=1e-5, rtol=1e-5)
-        assert not found[~is_canvas].any()  # so it was left out
+        src_tokens, tokens = sources([4, 2, 6] if rows else [4, 2, 6, 3, 3, 5]), contents([3, 5, 1, 5, 8, 2])
+        revealed = (torch.rand(tokens.shape) < shown) & (tokens != PAD)
+        revealed[4, 3] = False  # of all shown all but one
+        inputs = DecoderInput(torch.where((tokens != PAD) & ~revealed, MASK, tokens), revealed)
+        wanted = inputs.is_canvas & ~revealed if hidden_alone else inputs.is_canvas
 
-    def test_autoregressive(self, rows: list[int] | None) -> None:
-        model = autoregressive(decoder_layers=3)
-        encoder_out = model.encode(sources([4, 2, 6] if rows else [4, 2, 6, 3, 3, 5]))
-        if rows:
-            encoder_out = encoder_out.rows(torch.tensor(rows))
+        def make() -> Tensor:
+            encoder_out = model.encode(src_tokens)
+            encoder_out = encoder_out.rows(torch.tensor(rows)) if rows else encoder_out
+            features = model.decode(inputs, encoder_out, hidden_alone).features
+            made.append(features)
+            return features[wanted]
+
+        made: list[Tensor] = []
+        self.same(way(model, make))
+        assert not made[1][~wanted].any()  # so it was left out
+
+    def test_all_revealed(self, norm: str) -> None:
+        model, tokens = nat(norm=norm), contents([3, 5])
+        encoder_out = model.encode(sources([4, 2]))
+        features = model.decode(DecoderInput(tokens, tokens != PAD), encoder_out, hidden_alone=True).features
+        assert features.isfinite().all()
+
+    @pytest.mark.parametrize("rows", [None, [0, 0, 1, 2, 2, 2], [2, 0, 1, 0, 2, 0]])
+    def test_autoregressive(self, norm: str, way: Way, rows: list[int] | None) -> None:
+        model = autoregressive(norm=norm, decoder_layers=3)
+        src_tokens = sources([4, 2, 6] if rows else [4, 2, 6, 3, 3, 5])
         prefixes = model.prefixes(contents([3, 5, 1, 5, 8, 2]))
-        expected = model.decode(prefixes, encoder_out).features
-        with torch.no_grad():
-            found = model.decode(prefixes, encoder_out).features
         is_token = prefixes != PAD
-        torch.testing.assert_close(found[is_token], expected[is_token], atol=1e-5, rtol=1e-5)
-        assert not found[~is_token].any()
+
+        def make() -> Tensor:
+            encoder_out = model.encode(src_tokens)
+            encoder_out = encoder_out.rows(torch.tensor(rows)) if rows else encoder_out
+            return model.decode(prefixes, encoder_out).features[is_token]
+
+        self.same(way(model, make))

@@ -161,7 +161,8 @@ class TestModel:
             copied = (4 * table[MASK]).expand(5, 8, 16)
         words = torch.where(revealed.unsqueeze(-1), 4 * table[tokens], copied)
         is_canvas = tokens != PAD
-        close(read[0][is_canvas], (words + positions + latent)[is_canvas])
+        count = int(is_canvas.sum())  # packed
+        close(read[0][:count], (words + positions + latent)[is_canvas])
         assert 0 < revealed.sum() < is_canvas.sum()
 
     def test_mask_is_a_model_without_vanilla_inputs_to_the_bit(self) -> None:
