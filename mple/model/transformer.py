@@ -225,7 +225,7 @@ class Encoder(nn.Module):
         packing, hidden = None, hide_padding(is_pad)
         words = self.embedding.words(src_tokens)
         x = self.embedding.placed(words)
-        if can_pack(src_tokens):
+        if _pays_to_pack(src_tokens, self.training):
             packing = Packing(src_tokens, None, None, len(src_tokens), self.num_heads)
             x, hidden = packing.pack(x), packing.hidden
         for layer in self.layers:
@@ -266,7 +266,7 @@ class Decoder(nn.Module):
         mean nothing. Not with `causal`.
         """
         packing = None
-        if can_pack(tokens):
+        if canvas is not None or _pays_to_pack(tokens, self.training):
             num_sentences = len(encoder_out.sentence_states)
             packing = Packing(tokens, canvas, encoder_out.row, num_sentences, self.num_heads)
         hidden = _hide_future(tokens) if causal else hide_padding(tokens == PAD)
@@ -294,6 +294,12 @@ def can_pack(tokens: Int[Tensor, "C L"]) -> bool:
     """Not on an accelerator, which would have to be asked for the positions, nor where a graph is traced,
     which will see other shapes."""
     return tokens.device.type == "cpu" and not torch.jit.is_tracing()
+
+
+def _pays_to_pack(tokens: Int[Tensor, "C L"], training: bool) -> bool:
+    """Where there is padding to leave out; and always in training, where packed heads need fewer copies, with
+    or without a gradient, so that dropout draws the same for both."""
+    return can_pack(tokens) and (training or torch.is_grad_enabled() or bool((tokens == PAD).any()))
 
 
 def _hide_future(tokens: Int[Tensor, "C L"]) -> Bool[Tensor, "1 L L"]:
