@@ -114,11 +114,86 @@ def test_chunks_change_neither_loss_nor_gradients(chunk: int, monkeypatch: pytes
     (3 * loss).backward()
     (3 * expected).backward()
     assert not nll.requires_grad
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-6)
     for mine, theirs in zip(own, torchs, strict=True):
         assert mine.grad is not None
         assert theirs.grad is not None
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("safe", [60.0, 0.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shift", [0.0, 100.0, -100.0])
+@pytest.mark.parametrize("chunk", [30 * 7, 2**21])
+def test_logits_beyond_the_range_of_an_exponential(
+    safe: float, smoothing: float, shift: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All logits of a row moved by the same change nothing; and both ways to a loss give the same."""
+    monkeypatch.setattr(cross_entropy, "_CHUNK", chunk)
+    monkeypatch.setattr(cross_entropy, "_SAFE", safe)
+    features, weight, labels = projection()
+    moved = torch.zeros(50, 1)
+    moved[10:30] = shift  # some chunks have such rows and some not
+    own = [torch.cat([features, moved], 1), torch.cat([weight, torch.ones(30, 1)], 1)]
+    exact = [features.double().requires_grad_(), weight.double().requires_grad_()]
+    for value in own:
+        value.requires_grad_()
+    penalties = torch.tensor([0.5, 2.0])
+    loss, nll = linear_cross_entropy(own[0], own[1], labels, smoothing, penalties)
+    logits = exact[0] @ exact[1].T
+    rows = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    expected = rows[:48].sum() + (rows[48:] * penalties).sum()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    plain = functional.cross_entropy(logits[:48], labels[:48], reduction="sum")
+    assert float(nll) == pytest.approx(float(plain.detach()), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    for mine, theirs in zip(own, exact, strict=True):
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad[:, :16].double(), theirs.grad, atol=3e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("safe", [60.0, 0.0])
+def test_gradients_in_bf16(smoothing: float, safe: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "_SAFE", safe)
+    features, weight, labels = projection()
+    features, weight = features.bfloat16().float(), weight.bfloat16().float()
+    features[:20] = 3 * weight[labels[:20]]  # nearly certain
+    penalties = torch.tensor([0.5, 2.0])
+    found = []
+    for enabled in (False, True):
+        own = [features.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            loss, _ = linear_cross_entropy(own[0], own[1], labels, smoothing, penalties)
+        found.append(torch.autograd.grad(loss, own))
+    for high, low in zip(*found, strict=True):
+        assert float((high - low).norm()) < 0.02 * float(high.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_certain_token_costs_nothing_and_never_less(dtype: torch.dtype) -> None:
+    weight = torch.eye(30)
+    features = 40 * weight
+    with torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+        _, nll = linear_cross_entropy(features, weight, torch.arange(30), 0.0)
+    assert abs(float(nll)) < 1e-3
+
+
+def test_a_logit_that_is_no_number_is_seen() -> None:
+    features, weight, labels = projection()
+    features[7, 3] = torch.nan
+    loss, nll = linear_cross_entropy(features, weight, labels, 0.1)
+    assert loss.isnan()
+    assert nll.isnan()
+
+
+@pytest.mark.parametrize("label", [-1, 30])
+def test_a_label_outside_the_vocabulary(label: int) -> None:
+    features, weight, labels = projection()
+    labels[20] = label
+    with pytest.raises(IndexError, match="rows of the 30"):
+        linear_cross_entropy(features, weight, labels, 0.1)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])

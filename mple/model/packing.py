@@ -1,10 +1,10 @@
 """Canvases without their padding.
 
-The sentences of a batch differ in length: some 5 % of the places in a batch are padding, and a tenth of those
-in a look-ahead. On a CPU the layers compute only the others, one after the other, (M, D). Attention alone
-lays them in rows, in the copy by which it parts the heads: where a position sees its canvas, each canvas is a
-row; where it sees its source, all canvases of a sentence are one, so that the source's keys and values are
-needed once.
+The sentences of a batch differ in length: some 5 % of the places in a batch are padding, and 10 % in a
+look-ahead. On a CPU the layers compute only the others, one after the other, (M, D). Attention alone lays
+them in rows, in the copy by which it parts the heads: where a position sees its canvas, each canvas is a row;
+where it sees its source, all canvases of a sentence are one, so that the source's keys and values are needed
+once.
 """
 
 from copy import copy
@@ -154,7 +154,7 @@ class Packing:
         return _gathered(x.flatten(0, -2), self._source)
 
     def unpack(self, x: Float[Tensor, "M D"]) -> Float[Tensor, "B L D"]:
-        """The states in the rows of the batch; 0 at padding."""
+        """The states in the rows of the batch; 0 at padding and what else is not packed."""
         rows, length = self._shape
         width = x.shape[1]
         unpacked = x.new_zeros(rows * length, width).index_copy(0, self._place, x[: len(self._place)])

@@ -22,7 +22,8 @@ def hidden_softmax(
 ) -> Float[Tensor, "B H L S"]:
     """softmax over S of scale · weights + bias, in float32; `bias` is 0, or -inf where nothing may be seen.
 
-    A row that sees nothing is NaN. Its gradient is `softmax_gradient`'s, not autograd's.
+    For use without gradient, in a function whose backward calls `softmax_gradient`. A row that sees nothing
+    is NaN.
     """
     # One pass scales, hides and widens: in bf16 the softmax of short rows is several times slower still.
     logits = torch.add(bias, weights, alpha=scale)

@@ -263,8 +263,9 @@ class Decoder(nn.Module):
         With `canvas`, row n decodes `tokens[canvas[n]]`; rows of one canvas share what the first layer does
         before it looks at the source, its dropout too. Without gradient.
         With `wanted`, the last layer computes only the positions where it is True; the features of the others
-        mean nothing. Not with `causal`.
+        mean nothing. Not with `causal` or `canvas`.
         """
+        assert wanted is None or (canvas is None and not causal)
         packing = None
         if canvas is not None or _pays_to_pack(tokens, self.training):
             num_sentences = len(encoder_out.sentence_states)

@@ -20,8 +20,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     The loss is a sum, so its gradient is known with it up to one factor, which the backward multiplies in.
     Of a row with state s, logits W s, powers q = exp(W s) and z = Σ_v q_v the gradient of the logits is
-    q / z − (1 − ε) onehot − ε / V. Each row's logits are read once, to make q; z divides the narrow states
-    and gradients instead of q, and the uniform part is a product of sums.
+    q / z − (1 − ε) onehot − ε / V. On a CPU each row's logits are read once, to make q, unless that could
+    leave the floats' range; z divides the narrow states and gradients instead of q, and the uniform part is a
+    product of sums.
     """
 
     @staticmethod
@@ -46,7 +47,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = (_CHUNK if device == "cpu" else _CHUNK_OF_GPU) // size
         rows = max(1, min(rows - rows % 64 if rows > 64 else rows, len(labels)))  # products prefer that
         buffer = states.new_empty(rows, size)
-        first = torch.arange(rows, device=features.device) * size
         nll = torch.empty(len(labels), 1, device=features.device)
         log_sums = torch.empty_like(nll)
         with torch.autocast(device, enabled=False):
@@ -54,13 +54,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + rows)
                 some, factor = states[part], factors[part]
                 logits = torch.mm(some, table.T, out=buffer[: len(some)])
-                of_label = first[: len(some)] + labels[part]
-                powers, own, total, shift = _powers(logits, of_label, some, table)
+                label = labels[part].unsqueeze(1)
+                powers, own, total, shift = _powers(logits, label, some, table)
                 torch.sub(total.log(), own, out=nll[part])
                 torch.add(nll[part], own + shift, out=log_sums[part])
                 if grad_features is None or grad_weight is None:
                     continue
-                powers.put_(of_label, (own.exp_() - (1 - smoothing) * total).to(powers.dtype))
+                _put(powers, label, (own.exp_() - (1 - smoothing) * total).to(powers.dtype))
                 powers, scale = powers.to(dtype), factor / total
                 grad_features[part] = torch.mm(powers, table).mul(scale)
                 grad_weight += torch.mm(powers.T, some.mul(scale).to(dtype))
@@ -87,24 +87,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _powers(
-    logits: Float[Tensor, "N V"], of_label: Int[Tensor, "N"], some: Tensor, table: Tensor
+    logits: Float[Tensor, "N V"], label: Int[Tensor, "N 1"], some: Tensor, table: Tensor
 ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N 1"], Float[Tensor, "N 1"], Tensor | float]:
     """exp(logit − c), in place of the logits where it can be; the labels' logit − c; Σ_v exp(logit − c); c.
 
-    The last three are float32, and a label counts with its exact power: a bf16 one would make a loss near 0
-    negative. What `powers` has at the labels means nothing. On a CPU c is 0 unless a sum would leave the
-    floats' range; elsewhere it is the highest logit, since asking would wait for the answer.
+    The last three are float32, and a label counts with its exact power: with a bf16 one a loss near 0
+    could be clearly negative. What `powers` has at the labels means nothing. On a CPU c is 0 unless a sum
+    could leave the floats' range; elsewhere, since asking would wait for the answer, the sum is 1.
     """
-    if logits.device.type == "cpu":
-        own = logits.take(of_label).float().unsqueeze(1)
-        powers = logits.exp_().put_(of_label, logits.new_zeros(len(logits)))
+    if logits.device.type == "cpu" and logits.dtype != torch.float16:
+        own = logits.take(_flat(label, logits.shape[1])).float().unsqueeze(1)
+        powers = _put(logits.exp_(), label, logits.new_zeros(len(logits), 1))
         total = powers.sum(1, keepdim=True, dtype=torch.float32) + own.exp()
         if bool((total.log().abs() < _SAFE).all()):
             return powers, own, total, 0.0
         logits = some @ table.T
-    top = logits.amax(1, keepdim=True).float()
-    powers = (logits - top).exp_()
-    return powers, logits.take(of_label).unsqueeze(1) - top, powers.sum(1, keepdim=True), top
+    log_probs = logits.float().log_softmax(1)
+    own = log_probs.gather(1, label)
+    return log_probs.exp_(), own, torch.ones_like(own), logits.gather(1, label).float() - own
+
+
+def _put(x: Float[Tensor, "N V"], label: Int[Tensor, "N 1"], values: Tensor) -> Tensor:
+    """Writes `values` at the labels; on a CPU by their places in memory, since `scatter_` is far slower."""
+    if x.device.type == "cpu":
+        return x.put_(_flat(label, x.shape[1]), values.squeeze(1))
+    return x.scatter_(1, label, values)
+
+
+def _flat(label: Int[Tensor, "N 1"], size: int) -> Int[Tensor, "N"]:
+    return label.squeeze(1) + torch.arange(len(label)) * size
 
 
 def linear_cross_entropy(
@@ -116,11 +127,19 @@ def linear_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sums over N of (1−ε)·NLL + ε·mean_v(−log p_v), and of the plain NLL (no gradient), in nats.
 
-    p = softmax(features · weightᵀ). Matrix products are in the autocast type, everything else in float32.
+    p = softmax(features · weightᵀ). Matrix products are in the autocast type and so are, on a CPU,
+    exponentials, whose rounding is far below that of the logits; everything else is float32.
     Gradients go to `features` and `weight`, once (no double backward).
 
     penalties: what the *last* P of the N rows count in the first sum; they are left out of the second.
+
+    Raises:
+        IndexError: a label is no row of `weight` (on a CPU; elsewhere PyTorch's device assertion).
     """
+    if labels.device.type == "cpu" and labels.numel():
+        low, high = (int(label) for label in labels.aminmax())
+        if low < 0 or high >= len(weight):
+            raise IndexError(f"labels must be rows of the {len(weight)}; got {low} to {high}")
     if not torch.is_grad_enabled():  # a function of autograd would prepare the gradient all the same
         features, weight = features.detach(), weight.detach()
     return _LinearCrossEntropy.apply(features, weight, labels, smoothing, penalties)

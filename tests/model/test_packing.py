@@ -209,11 +209,20 @@ class TestModels:
         self.same(way(model, make))
         assert not made[1][~wanted].any()  # so it was left out
 
-    def test_all_revealed(self, norm: str) -> None:
+    @pytest.mark.parametrize("shown", [[True, True], [True, False]])
+    def test_sentences_that_are_revealed_whole(self, norm: str, shown: list[bool]) -> None:
+        """Of all that is nothing is left out, since something must be computed."""
         model, tokens = nat(norm=norm), contents([3, 5])
         encoder_out = model.encode(sources([4, 2]))
-        features = model.decode(DecoderInput(tokens, tokens != PAD), encoder_out, hidden_alone=True).features
-        assert features.isfinite().all()
+        revealed = (tokens != PAD) & torch.tensor(shown).unsqueeze(1)
+        inputs = DecoderInput(torch.where((tokens != PAD) & ~revealed, MASK, tokens), revealed)
+        features = model.decode(inputs, encoder_out, hidden_alone=True).features
+        everywhere = model.decode(inputs, encoder_out).features
+        asked = inputs.is_canvas if all(shown) else inputs.is_canvas & ~revealed
+        torch.testing.assert_close(features[asked], everywhere[asked])
+        assert all(shown) or not features[revealed].any()
+        given = torch.autograd.grad(features[asked].sum(), list(model.parameters()), allow_unused=True)
+        assert all(grad.isfinite().all() for grad in given if grad is not None)
 
     @pytest.mark.parametrize("rows", [None, [0, 0, 1, 2, 2, 2], [2, 0, 1, 0, 2, 0]])
     def test_autoregressive(self, norm: str, way: Way, rows: list[int] | None) -> None:
@@ -228,3 +237,22 @@ class TestModels:
             return model.decode(prefixes, encoder_out).features[is_token]
 
         self.same(way(model, make))
+
+
+def test_evaluation_without_padding_does_not_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, src_tokens = nat(), sources([4])
+    monkeypatch.setattr(transformer, "Packing", None)
+    with torch.no_grad():
+        model.decode(model.blank(torch.tensor([5])), model.encode(src_tokens))
+    with pytest.raises(TypeError):
+        model.encode(src_tokens)
+
+
+def test_a_sentence_draws_the_same_dropout_with_a_gradient_and_without() -> None:
+    model, src_tokens = nat(dropout=0.3).train(), sources([4])
+    found = []
+    for gradient in (False, True):
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(gradient):
+            found.append(model.decode(model.blank(torch.tensor([5])), model.encode(src_tokens)).features)
+    torch.testing.assert_close(*found)
