@@ -21,10 +21,6 @@ from mple.model.softmax import hidden_softmax, softmax_gradient
 from mple.types import EncoderOutput
 
 
-def split_heads(x: Float[Tensor, "B S D"], num_heads: int) -> Float[Tensor, "B H S d"]:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
 class Attention(nn.Module):
     """Softmax(q kᵀ / √d) v over heads, with dropout on the weights and an output projection."""
 
@@ -90,9 +86,7 @@ class Attention(nn.Module):
         layout: Layout | None = None,
     ) -> Float[Tensor, "*P D"]:
         """Attend to what has these keys and values, one row of them for each row of `x`, or of `layout`."""
-        query = self.query(x)
-        query = split_heads(query, self.num_heads) if layout is None else layout.split_heads(query)[0]
-        return self._mixed(query, keys_values, hidden, layout)
+        return self._mixed(self._parted(self.query(x), 1, layout)[0], keys_values, hidden, layout)
 
     def _mixed(
         self,

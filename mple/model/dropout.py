@@ -19,10 +19,15 @@ def random_bytes(count: int) -> Tensor:
     return words.view(torch.uint8)[:count]
 
 
+def _kept(shape: torch.Size, dropped: int) -> Tensor:
+    """1 where an element is kept, 0 where not, which `dropped` of 256 are."""
+    return random_bytes(shape.numel()).ge_(dropped).view(shape)
+
+
 class _ByteDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, dropped: int) -> Tensor:  # type: ignore[no-untyped-def]
-        keep = random_bytes(x.numel()).ge_(dropped).view(x.shape)  # 0 or 1
+        keep = _kept(x.shape, dropped)
         ctx.save_for_backward(keep)
         ctx.scale = 256 / (256 - dropped)
         return x.mul(keep).mul_(ctx.scale)
@@ -38,7 +43,7 @@ class _AddByteDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, block: Tensor, dropped: int) -> Tensor:  # type: ignore[no-untyped-def]
-        keep = random_bytes(block.numel()).ge_(dropped).view(block.shape)  # 0 or 1
+        keep = _kept(block.shape, dropped)
         ctx.save_for_backward(keep)
         ctx.scale = 256 / (256 - dropped)
         return torch.addcmul(x, block, keep.to(block.dtype), value=ctx.scale)
@@ -62,21 +67,25 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return functional.dropout(x, self.p)
-        return _ByteDropout.apply(x.contiguous(), max(1, round(self.p * 256)))
+        return _ByteDropout.apply(x.contiguous(), self._dropped)
 
     def add(self, x: Tensor, block: Tensor) -> Tensor:
         """x + dropout(block)."""
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return x + self(block)
-        return _AddByteDropout.apply(x, block.contiguous(), max(1, round(self.p * 256)))
+        return _AddByteDropout.apply(x, block.contiguous(), self._dropped)
 
     def draw(self, shape: torch.Size) -> tuple[Tensor, float] | None:
         """What `forward` would keep of such a tensor on a CPU, 0 or 1, and by how much it would scale that
         up; None where it would change nothing."""
         if not self.training or self.p == 0:
             return None
-        dropped = max(1, round(self.p * 256))
-        return random_bytes(shape.numel()).ge_(dropped).view(shape), 256 / (256 - dropped)
+        return _kept(shape, self._dropped), 256 / (256 - self._dropped)
+
+    @property
+    def _dropped(self) -> int:
+        """Of 256."""
+        return max(1, round(self.p * 256))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -56,8 +56,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits = torch.mm(some, table.T, out=buffer[: len(some)])
                 label = labels[part].unsqueeze(1)
                 powers, own, total, shift = _powers(logits, label, some, table)
-                torch.sub(total.log(), own, out=nll[part])
-                torch.add(nll[part], own + shift, out=log_sums[part])
+                log_total = total.log()
+                nll[part], log_sums[part] = log_total - own, log_total + shift
                 if grad_features is None or grad_weight is None:
                     continue
                 _put(powers, label, (own.exp_() - (1 - smoothing) * total).to(powers.dtype))

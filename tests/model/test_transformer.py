@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from mple.checks import UserError
 from mple.decoding.beam import Beam, Incremental
-from mple.model.attention import Attention, _Attend, split_heads
+from mple.model.attention import Attention, _Attend
 from mple.model.autoregressive import Autoregressive
 from mple.model.dropout import Dropout
 from mple.model.length import LengthPredictor
@@ -57,7 +57,7 @@ class TestAttention:
         memory = x if is_self else memory
         weight = torch.randn(3, 5, 16)
         key, value = attention.keys_values(memory)
-        query = split_heads(attention.query(x), 4)
+        query = attention.query(x).unflatten(-1, (4, -1)).transpose(1, 2)
         fused = functional.scaled_dot_product_attention(query, key, value, ~hidden.unsqueeze(1))
         fused = attention.output(fused.transpose(1, 2).flatten(2))
         own = attention(x, hidden) if is_self else attention.attend(x, attention.keys_values(memory), hidden)
