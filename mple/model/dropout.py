@@ -1,11 +1,13 @@
 """Dropout whose random numbers are cheap on a CPU.
 
 `bernoulli_` draws one random number per element, which shows in the profile of a training step on a CPU.
-Here one 64-bit draw decides eight elements, one byte each. The rate is therefore rounded to a multiple of
-1/256 (0.1 becomes 26/256 = 0.1016); the kept elements are scaled by the rounded rate, so the expectation is
-exact. On other devices this is `torch.nn.functional.dropout`.
+Here one 64-bit draw decides eight elements, one byte each, and NumPy's SFC64 makes it in half the time of
+torch's Mersenne Twister. The rate is therefore rounded to a multiple of 1/256 (0.1 becomes 26/256 = 0.1016);
+the kept elements are scaled by the rounded rate, so the expectation is exact. On other devices this is
+`torch.nn.functional.dropout`.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,9 +16,9 @@ from mple import checks
 
 
 def random_bytes(count: int) -> Tensor:
-    """`count` uniform bytes from torch's global CPU generator."""
-    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.uint8)[:count]
+    """`count` uniform bytes; torch's global CPU generator draws their seed and so has all the state."""
+    generator = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
+    return torch.from_numpy(generator.random_raw((count + 7) // 8).view(np.uint8))[:count]
 
 
 def _kept(shape: torch.Size, dropped: int) -> Tensor:

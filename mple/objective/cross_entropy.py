@@ -91,14 +91,16 @@ def _powers(
 ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N 1"], Float[Tensor, "N 1"], Tensor | float]:
     """exp(logit − c), in place of the logits where it can be; the labels' logit − c; Σ_v exp(logit − c); c.
 
-    The last three are float32, and a label counts with its exact power: with a bf16 one a loss near 0
-    could be clearly negative. What `powers` has at the labels means nothing. On a CPU c is 0 unless a sum
+    The last three are float32, but the powers of what is no label are summed in float32 and that sum has the
+    logits' type: a copy of them all would be slower, and bf16 logits are rounded more. A label counts with
+    its exact power: with a bf16 one a loss near 0 could be clearly negative. What `powers` has at the labels
+    means nothing. On a CPU c is 0 unless a sum
     could leave the floats' range; elsewhere, since asking would wait for the answer, the sum is 1.
     """
     if logits.device.type == "cpu" and logits.dtype != torch.float16:
         own = logits.take(_flat(label, logits.shape[1])).float().unsqueeze(1)
         powers = _put(logits.exp_(), label, logits.new_zeros(len(logits), 1))
-        total = powers.sum(1, keepdim=True, dtype=torch.float32) + own.exp()
+        total = powers.sum(1, keepdim=True).float() + own.exp()
         if bool((total.log().abs() < _SAFE).all()):
             return powers, own, total, 0.0
         logits = some @ table.T
