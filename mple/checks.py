@@ -39,3 +39,16 @@ def one_of(name: str, value: object, valid: Collection[str]) -> None:
     """Refuse anything but one of `valid`."""
     if value not in valid:
         raise UserError(f"{name} must be one of {', '.join(sorted(valid))}; got {value!r}")
+
+
+def folder_name(name: str, value: object) -> None:
+    """Refuse anything but the name of one folder."""
+    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or "\\" in value:
+        raise UserError(f"{name} must be the name of a folder, without /; got {value!r}")
+
+
+def path(name: str, value: object) -> None:
+    """Refuse anything but a path."""
+    if not isinstance(value, str) or not value:
+        hint = f" (a folder of that name is ./{value})" if isinstance(value, int | float) else ""
+        raise UserError(f"{name} must be a path; got {value!r}{hint}")

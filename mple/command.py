@@ -5,15 +5,18 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Sweep
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 
 from mple.checks import UserError
+from mple.settings import choices
 
 _NOT_COMPOSED = (ConfigCompositionException, MissingConfigException, OverrideParseException)
 _LAUNCHER_HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -82,6 +85,12 @@ def begin(main: Callable[[], Any]) -> None:
             raise
         print(f"error: {complaint(error)}", file=sys.stderr)
         sys.exit(2)
+    except ValueError as error:
+        mistake = no_choice(sys.argv[1:])
+        if wants_trace or mistake is None or not str(error).startswith("Config group override"):
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)
     if _refused:
         sys.exit(2)
 
@@ -93,3 +102,14 @@ def complaint(error: Exception) -> str:
         return f"{group} must be one of {', '.join(sorted(error.options))}; got {name!r}"
     lines = [line.strip() for cause in (error, error.__cause__) for line in str(cause or "").splitlines()]
     return "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line and "full_key" not in line))
+
+
+def no_choice(words: Sequence[str]) -> str | None:
+    """What is wrong with a word that gives a group something that cannot be a choice (null, a number)."""
+    for word in words:
+        with contextlib.suppress(OverrideParseException):
+            override = OverridesParser.create().parse_override(word)
+            names = choices(override.key_or_group)
+            if names and not override.is_delete() and not isinstance(override.value(), str | list | Sweep):
+                return f"{override.key_or_group} must be one of {', '.join(names)}; got {word}"
+    return None

@@ -36,6 +36,7 @@ from mple.optimizer import Adam
 from mple.processes import alone, is_first
 from mple.proxy_target import AlignedTarget
 from mple.run import key_of, provenance, write_text
+from mple.settings import check_arguments, check_overrides
 from mple.tracking import RunLog
 from mple.trained import (
     INPUT_PREDICTOR,
@@ -57,6 +58,7 @@ class PredictorJob:
     """
 
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
+        check_overrides("input_predictor", overrides, cfg, also=("optimizer",))
         self.cfg = cfg
         self.command = shlex.join(["python", "train.py", INPUT_PREDICTOR_WORD, *overrides])
         for key in ("of", "vanilla"):
@@ -68,6 +70,7 @@ class PredictorJob:
         self.decoding = instantiate(cfg.decoding, _convert_="all")
         own = self.run.job.cfg
         self.settings = self._settings(cfg, own)
+        check_arguments(self.settings)
         trainer = self.settings["trainer"]
         self.precision = precision_of(trainer["precision"], trainer["accelerator"])
         self.optimizer: Adam = instantiate(self.settings["optimizer"], _convert_="all")
@@ -124,7 +127,7 @@ class PredictorJob:
             )
         max_tokens = own.max_tokens if asked["max_tokens"] is None else asked["max_tokens"]
         checks.whole("max_tokens", max_tokens, 1, "tokens")
-        checks.whole("seed", asked["seed"], 0)
+        checks.seed("seed", asked["seed"])
         found = self.vanilla.metrics
         return {
             "vanilla": [found[key] for key in ("experiment", "data", "key", "seed")],

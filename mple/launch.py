@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 import hydra
 import pytorch_lightning as pl
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
@@ -52,6 +51,7 @@ from mple.modules.update import UpdateModule
 from mple.processes import alone, is_first, several
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
+from mple.settings import check_arguments, check_overrides, composed
 from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -125,33 +125,28 @@ def _check_gpu(settings: DictConfig) -> None:
         raise UserError(f"trainer.devices must be at most {found}, the GPUs here; got {settings.devices}")
 
 
-def _composed(overrides: list[str]) -> DictConfig:
-    """What Hydra makes of a command of `train.py`; many jobs of a multirun ask for the same."""
-    return _compose(str(GlobalHydra.instance().config_loader().get_search_path()), *overrides)
-
-
-@functools.lru_cache(maxsize=64)
-def _compose(_search_path: str, *overrides: str) -> DictConfig:
-    cfg = hydra.compose("train", list(overrides))
-    OmegaConf.set_readonly(cfg, True)
-    return cfg
-
-
 class Job:
     """One configuration made into objects. Nothing is read or written before `execute`."""
 
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
+        check_overrides("train", overrides, cfg)
         self.cfg = cfg
         self.overrides = overrides
         plain = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(plain, dict)
         self.plain: dict[str, Any] = {str(k): v for k, v in plain.items()}
+        check_arguments(self.plain)
+        for name in ("name", "data.name"):
+            checks.folder_name(name, OmegaConf.select(cfg, name))
+        checks.path("outputs", cfg.outputs)
+        if (root := OmegaConf.select(cfg, "data.root")) is not None:
+            checks.path("data.root", root)
         checks.one_of("size", cfg.size, list(cfg.sizes))
+        checks.whole("data.max_length", cfg.data.max_length, 1, "tokens")
         for name in ("seed", "teacher_seed"):
             checks.seed(name, cfg[name])
         checks.whole("average_best", cfg.average_best, 1, "checkpoints")
         checks.one_of("data.tokenize", cfg.data.tokenize, TOKENIZERS)
-        self._check_keys()
         _check_trainer(cfg.trainer)
         for side in ("src_lang", "tgt_lang"):
             if side in cfg.data and not cfg.data[side]:
@@ -201,14 +196,6 @@ class Job:
             )
         self._check_start()
         self.run = Run.of(self._identity(), Path(cfg.outputs), cfg.name, cfg.data.name, cfg.seed)
-
-    def _check_keys(self) -> None:
-        """Refuses a new setting at the top: nobody would read it. Groups check their own."""
-        for override in self.overrides:
-            key = override.lstrip("+").partition("=")[0]
-            is_new = override.startswith("+") and key.isidentifier() and key not in ("experiment", "sweep")
-            if is_new and key not in (known := _composed([])):
-                raise UserError(f"{key} must be one of {', '.join(sorted(map(str, known)))}; got {override}")
 
     def _check_unused(self) -> None:
         """An autoregressive model has no proxy input: what chooses one would have no effect."""
@@ -310,7 +297,7 @@ class Job:
         jobs = {}
         for name in names:
             overrides = ["+experiment=at", f"size={name}", f"seed={self.cfg.teacher_seed}", *own]
-            jobs[name] = Job(_composed(overrides), overrides)
+            jobs[name] = Job(composed("train", overrides), overrides)
         return jobs
 
     def first_stage(self) -> "Job | None":
@@ -326,7 +313,7 @@ class Job:
             log_every = math.gcd(begin["updates"], self.cfg.log_every)
             overrides += [f"updates={begin['updates']}", f"log_every={log_every}"]
             overrides.append(f"valid_every={begin['updates']}")
-        return Job(_composed(overrides), overrides)
+        return Job(composed("train", overrides), overrides)
 
     def data(
         self,

@@ -34,7 +34,7 @@ class Adam:
         checks.number("optimizer.lr", self.lr, 0)
         checks.whole("optimizer.warmup_steps", self.warmup_steps, 1, "updates")
         checks.one_of("optimizer.schedule", self.schedule, ("inverse_sqrt", "fixed"))
-        if len(self.betas) != 2:
+        if not isinstance(self.betas, Sequence) or isinstance(self.betas, str) or len(self.betas) != 2:
             raise UserError(f"optimizer.betas must be two numbers; got {self.betas!r}")
         for beta in self.betas:
             checks.number("optimizer.betas", beta, 0, 0.9999)

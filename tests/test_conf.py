@@ -284,7 +284,7 @@ def test_every_data_file_composes(name: str) -> None:
         (("+experiment=axe_tau1", "proxy_target.delta=-1"), "proxy_target.delta"),
         (("+experiment=glat_raw", "start=nowhere.pt"), "start must name a file"),
         (("+experiment=oaxe_10k", "start.updates=0"), "start.updates"),
-        (("+experiment=oaxe_10k", "~start.updates"), "start must be a file"),
+        (("+experiment=oaxe_10k", "~start.updates"), "start.updates must be there"),
         (("+experiment=glat_raw", "updates=0"), "updates"),
         (("+experiment=glat_raw", "valid_every=30", "log_every=20"), "valid_every"),
         (("+experiment=glat_raw", "trainer.precision=half"), "trainer.precision"),

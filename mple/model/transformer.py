@@ -7,7 +7,7 @@ before each block (`norm: pre`, trains without a long warm-up) or after it (`nor
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -49,6 +49,11 @@ class Size:
     @classmethod
     def named(cls, sizes: Mapping[str, Mapping[str, Any]], name: str) -> "Size":
         """The one of this name among `sizes`, the configuration's; an error names it by its key there."""
+        if not isinstance(sizes[name], Mapping):
+            raise UserError(f"sizes.{name} must be a mapping (d_model, d_ff, ...); got {sizes[name]!r}")
+        known = [field.name for field in fields(cls)]
+        for key in sizes[name]:
+            checks.one_of(f"a key of sizes.{name}", key, known)
         try:
             return cls(**sizes[name])
         except UserError as error:

@@ -53,6 +53,8 @@ class DynamicKD:
     def __post_init__(self) -> None:
         checks.number("proxy_target.beta", self.beta, 0, unit="nats per BLEU point")
         checks.one_of("proxy_target.nll", self.nll, ("mean", "sum"))
+        if not isinstance(self.gamma, Mapping):
+            raise UserError(f"proxy_target.gamma must be candidates and their weights; got {self.gamma!r}")
         weights = {name: weight for name, weight in self.gamma.items() if weight is not None}
         if not weights:
             raise UserError("proxy_target.gamma must weigh at least one candidate; got none")

@@ -1,0 +1,113 @@
+"""A word of a command that nobody would read, or that takes away what is read, is refused by its name."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from mple.checks import UserError
+from mple.evaluate import evaluate
+from mple.launch import Job
+from mple.settings import check_arguments, check_overrides
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def configuration() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def job(*words: str) -> Job:
+    return Job(hydra.compose("train", list(words)), list(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "+trainer.max_time=5",
+            "a key of trainer must be one of accelerator, devices, ",
+        ),
+        ("+updtes=5", "a setting must be one of accumulate, "),
+        ("+model.d_model=5", "a setting must be one of accumulate, "),
+        ("+estimator.samples=5", "a setting must be one of accumulate, "),
+        ("+data.max_len=5", "a key of data must be one of max_length, "),
+        ("+data.source.pairs=5", "a key of data.source must be one of grammar, "),
+        ("+optimizer.warmup=5", "a key of optimizer must be one of betas, "),
+        ("+objective.smoothing=5", "a key of objective must be one of label_smoothing; got smoothing=5"),
+        ("+proxy_target.teacher=tiny", "proxy_target has no settings; got teacher=tiny"),
+        ("+module.model.length.offset=5", "a key of module.model.length must be one of d_model, detach, "),
+        ("+logger.wandb.project=x", "a key of logger must be one of csv; got +logger.wandb.project=x"),
+        ("+sizes.student.depth=5", "a key of sizes.student must be one of d_ff, "),
+        ("~trainer.devices", "trainer.devices must be there; got ~trainer.devices"),
+        ("~optimizer", "optimizer must be there; got ~optimizer"),
+        ("~seed", "seed must be there; got ~seed"),
+        ("proxy_target=dynamic_kd ~proxy_target.gamma", "proxy_target.gamma must be there; got beta, "),
+        ("sizes=5", "sizes must be a mapping (base, big, "),
+        ("data.source=null", "data.source must be a mapping (grammar, "),
+        ("sizes.student=null", "sizes.student must be a mapping (d_model, d_ff, ...); got None"),
+        ("module.model.length.detach=abc", "module.model.length.detach must be true or false; got 'abc'"),
+        ("data.max_length=abc", "data.max_length (tokens) must be a whole number of at least 1; got 'abc'"),
+        ("name=../x", "name must be the name of a folder, without /; got '../x'"),
+        ("name=null", "name must be the name of a folder, without /; got None"),
+        ("data.name=a/b", "data.name must be the name of a folder, without /; got 'a/b'"),
+        ("outputs=null", "outputs must be a path; got None"),
+        ("data=multi30k data.root=5", "data.root must be a path; got 5 (a folder of that name is ./5)"),
+    ],
+)
+def test_a_wrong_word_of_a_training_is_named(words: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        job("+experiment=vanilla_raw", "data=grammar", *words.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+sizes.own={d_model: 64, d_ff: 64, num_heads: 2}", "size=own"],
+        ["+updates_of.tiny=100"],
+        ["start=null", "+experiment=oaxe_10k"],
+        ["proxy_target=dynamic_kd", "~proxy_target.gamma.tiny"],
+        ["proxy_target=axe", "proxy_target/reference=raw"],
+        ["logger=[csv,wandb]", "logger.wandb.project=mine"],
+        ["logger=[]"],
+        ["+objective={label_smoothing: 0.2}"],
+        ["++optimizer.lr=0.1"],
+    ],
+)
+def test_what_is_read_may_be_set(words: list[str]) -> None:
+    experiment = [] if any(word.startswith("+experiment") for word in words) else ["+experiment=vanilla_raw"]
+    job(*experiment, "data=grammar", *words)
+
+
+def test_a_reader_of_a_part_may_be_given_more() -> None:
+    cfg = hydra.compose("translate", ["run=x", "+decoding.beam=3"])
+    check_overrides("translate", ["run=x", "+decoding.beam=3"], cfg, also=("decoding",))
+    with pytest.raises(UserError, match=r"a setting must be one of bucket, .*; got \+decoding.beam=3"):
+        check_overrides("translate", ["run=x", "+decoding.beam=3"], cfg)
+
+
+def test_of_an_evaluation_too() -> None:
+    words = ["run=x", "+estimator.smaples=5"]
+    with pytest.raises(UserError, match="a key of estimator must be one of split; got smaples=5"):
+        evaluate(hydra.compose("evaluate", words), words)
+
+
+def anything(**given: int) -> dict[str, int]:
+    return given
+
+
+def test_what_takes_any_argument_is_left_alone() -> None:
+    check_arguments({"_target_": "tests.test_settings.anything", "anything": 5})
+    with pytest.raises(UserError, match=r"part\.whole has no settings; got anything=5"):
+        check_arguments({"part": {"whole": {"_target_": "builtins.object", "anything": 5}}})
+
+
+def test_a_choice_alone_changes_nothing() -> None:
+    words = ["+experiment=glat_dynkd", "data=grammar"]
+    check_overrides("train", words, hydra.compose("train", words))
