@@ -20,11 +20,6 @@ ROOT = Path(__file__).parents[1]
         ),
         ("train.py data=null", r"data must be one of grammar, .*; got data=null"),
         ("train.py +experiment=at optimizer=3", r"optimizer must be one of adam; got optimizer=3"),
-        ("train.py optimizer.betas=0.9", r"optimizer\.betas must be two numbers; got 0\.9"),
-        (
-            "train.py proxy_target=dynamic_kd proxy_target.gamma=5",
-            r"proxy_target\.gamma must be candidates and their weights; got 5",
-        ),
         ("evaluate.py run=RUN estimator=null", r"estimator must be one of .*mple.*; got estimator=null"),
         (
             "translate.py run=RUN +n_bset=3",

@@ -1,6 +1,8 @@
 """A word of a command that nobody would read, or that takes away what is read, is refused by its name."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,25 @@ def test_of_an_evaluation_too() -> None:
     words = ["run=x", "+estimator.smaples=5"]
     with pytest.raises(UserError, match="a key of estimator must be one of split; got smaples=5"):
         evaluate(hydra.compose("evaluate", words), words)
+
+
+def test_of_a_wrong_kind_of_value_too() -> None:
+    """In a process without the checks of types that the tests have."""
+    code = """
+from mple.optimizer import Adam
+from mple.proxy_target.dynamic_kd import DynamicKD
+for make in (lambda: Adam(betas=0.9), lambda: Adam(betas="ab"), lambda: DynamicKD(gamma=5)):
+    try:
+        make()
+    except ValueError as error:
+        print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == [
+        "optimizer.betas must be two numbers; got 0.9",
+        "optimizer.betas must be two numbers; got 'ab'",
+        "proxy_target.gamma must be candidates and their weights; got 5",
+    ]
 
 
 def anything(**given: int) -> dict[str, int]:
