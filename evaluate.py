@@ -23,7 +23,9 @@ def main(cfg: DictConfig) -> None:
     from mple.evaluate import evaluate
     from mple.launch import quiet
     from mple.memory import keep_memory
+    from mple.settings import check_command
 
+    check_command(cfg)
     quiet()
     keep_memory()
     evaluate(cfg, list(HydraConfig.get().overrides.task))

@@ -30,12 +30,15 @@ def main(cfg: DictConfig) -> float:
     from mple.input_predictor import PredictorJob
     from mple.launch import Job, quiet
     from mple.memory import keep_memory
+    from mple.settings import check_command
 
     quiet()
     keep_memory()
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    kind = PredictorJob if hydra_config.job.config_name == "input_predictor" else Job
+    is_predictor = hydra_config.job.config_name == "input_predictor"
+    check_command(cfg, also=("optimizer",) if is_predictor else ())
+    kind = PredictorJob if is_predictor else Job
     job = kind(cfg, overrides)
     if hydra_config.mode == RunMode.MULTIRUN and cfg.trainer.devices != 1:
         # Lightning starts the further processes of a job by the command line, which here is that of all jobs.

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mple.checks import UserError
 from mple.command import begin, guarded
 from mple.memory import keep_memory
-from mple.settings import check_overrides
+from mple.settings import check_command
 from mple.trained import Trained, device_of, load
 from mple.translate import Report, Translator, answer, arriving
 
@@ -64,7 +64,7 @@ def translate(cfg: DictConfig, source: BinaryIO, output: TextIO, errors: TextIO)
 def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("translate.py reads one text, so that -m (--multirun) has no meaning")
-    check_overrides("translate", list(HydraConfig.get().overrides.task), cfg, also=("decoding",))
+    check_command(cfg, also=("decoding",))
     keep_memory()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # like Ctrl-C, an exception
     sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]

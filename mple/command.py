@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Sweep
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString, Sweep
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 
@@ -86,8 +86,9 @@ def begin(main: Callable[[], Any]) -> None:
         print(f"error: {complaint(error)}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
-        mistake = no_choice(sys.argv[1:])
-        if wants_trace or mistake is None or not str(error).startswith("Config group override"):
+        is_choice = str(error).startswith("Config group override")
+        mistake = no_choice(sys.argv[1:]) if is_choice else None
+        if wants_trace or mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
@@ -107,9 +108,15 @@ def complaint(error: Exception) -> str:
 def no_choice(words: Sequence[str]) -> str | None:
     """What is wrong with a word that gives a group something that cannot be a choice (null, a number)."""
     for word in words:
-        with contextlib.suppress(OverrideParseException):
+        if word.startswith("-"):
+            continue
+        with contextlib.suppress(hydra.errors.HydraException):
             override = OverridesParser.create().parse_override(word)
             names = choices(override.key_or_group)
-            if names and not override.is_delete() and not isinstance(override.value(), str | list | Sweep):
-                return f"{override.key_or_group} must be one of {', '.join(names)}; got {word}"
+            if not names or override.is_delete():
+                continue
+            value = override.value()
+            for each in value.list if isinstance(value, ChoiceSweep) else [value]:
+                if not isinstance(each, str | list | dict | Sweep | QuotedString):
+                    return f"{override.key_or_group} must be one of {', '.join(names)}; got {word}"
     return None

@@ -11,13 +11,12 @@ from mple.checks import UserError
 from mple.evaluation.finished import Finished
 from mple.launch import console
 from mple.run import key_of, provenance, write_text
-from mple.settings import check_arguments, check_overrides
+from mple.settings import check_arguments
 
 
 def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     """Measure, show, and write `RUN/evaluations/<estimator>-<key>.json`; the key is of the settings, and of
     the content of what only a `path` names."""
-    check_overrides("evaluate", overrides, cfg)
     check_arguments(OmegaConf.to_container(cfg, resolve=True))
     evaluation = instantiate(cfg.estimator, _convert_="all")
     decoding = instantiate(cfg.decoding, _convert_="all") if cfg.get("decoding") else None

@@ -36,7 +36,7 @@ from mple.optimizer import Adam
 from mple.processes import alone, is_first
 from mple.proxy_target import AlignedTarget
 from mple.run import key_of, provenance, write_text
-from mple.settings import check_arguments, check_overrides
+from mple.settings import check_arguments
 from mple.tracking import RunLog
 from mple.trained import (
     INPUT_PREDICTOR,
@@ -58,7 +58,6 @@ class PredictorJob:
     """
 
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
-        check_overrides("input_predictor", overrides, cfg, also=("optimizer",))
         self.cfg = cfg
         self.command = shlex.join(["python", "train.py", INPUT_PREDICTOR_WORD, *overrides])
         for key in ("of", "vanilla"):

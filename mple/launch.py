@@ -51,7 +51,7 @@ from mple.modules.update import UpdateModule
 from mple.processes import alone, is_first, several
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
-from mple.settings import check_arguments, check_overrides, composed
+from mple.settings import check_arguments, composed
 from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,6 @@ class Job:
     """One configuration made into objects. Nothing is read or written before `execute`."""
 
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
-        check_overrides("train", overrides, cfg)
         self.cfg = cfg
         self.overrides = overrides
         plain = OmegaConf.to_container(cfg, resolve=True)
@@ -138,6 +137,8 @@ class Job:
         check_arguments(self.plain)
         for name in ("name", "data.name"):
             checks.folder_name(name, OmegaConf.select(cfg, name))
+        for key in cfg.updates_of:
+            checks.one_of("a key of updates_of", key, list(cfg.sizes))
         checks.path("outputs", cfg.outputs)
         if (root := OmegaConf.select(cfg, "data.root")) is not None:
             checks.path("data.root", root)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mple.command import no_choice
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -53,3 +55,19 @@ def test_a_wrong_word_is_one_line(command: str, said: str, tmp_path: Path) -> No
     assert re.search(said, line), line
     assert ended.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["-m", "data=null"], "data=null"),
+        (["--config-name=input_predictor", "of=RUN", "decoding=null"], "decoding=null"),
+        (["objective={label_smoothing: 0.2}", "data=grammar,null"], "data=grammar,null"),
+        (["logger=[csv,wandb]", "data='5'", "optimizer=5"], "optimizer=5"),
+        (["-m", "data=grammar,text", "optimizer.lr=interval(0.1,0.2)", "~logger", "seed=["], None),
+    ],
+)
+def test_the_word_that_is_no_choice_is_found(words: list[str], wrong: str | None) -> None:
+    found = no_choice(words)
+    assert (found is None) == (wrong is None)
+    assert found is None or found.endswith(f"; got {wrong}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 from mple.checks import UserError
 from mple.evaluate import evaluate
@@ -25,7 +26,13 @@ def configuration() -> Iterator[None]:
         yield
 
 
+def check(name: str, *words: str, also: tuple[str, ...] = ()) -> None:
+    cfg = hydra.compose(name, list(words), return_hydra_config=True)
+    check_overrides(name, list(words), cfg, list(cfg.hydra.runtime.choices), also)
+
+
 def job(*words: str) -> Job:
+    check("train", *words)
     return Job(hydra.compose("train", list(words)), list(words))
 
 
@@ -42,18 +49,30 @@ def job(*words: str) -> Job:
         ("+data.max_len=5", "a key of data must be one of max_length, "),
         ("+data.source.pairs=5", "a key of data.source must be one of grammar, "),
         ("+optimizer.warmup=5", "a key of optimizer must be one of betas, "),
-        ("+objective.smoothing=5", "a key of objective must be one of label_smoothing; got smoothing=5"),
-        ("+proxy_target.teacher=tiny", "proxy_target has no settings; got teacher=tiny"),
-        ("+module.model.length.offset=5", "a key of module.model.length must be one of d_model, detach, "),
+        (
+            "+objective.smoothing=5",
+            "a key of objective must be one of label_smoothing; got +obj",
+        ),
+        ("+proxy_target.teacher=tiny", "proxy_target has no settings; got +proxy_target.teacher=tiny"),
+        ("+module.model.length.offset=5", "a key of module.model.length must be one of detach, "),
         ("+logger.wandb.project=x", "a key of logger must be one of csv; got +logger.wandb.project=x"),
         ("+sizes.student.depth=5", "a key of sizes.student must be one of d_ff, "),
         ("~trainer.devices", "trainer.devices must be there; got ~trainer.devices"),
         ("~optimizer", "optimizer must be there; got ~optimizer"),
+        ("+module.seed=7", "a key of module must be one of "),
+        ("+estimator=mple", "estimator must be a group of this command; got +estimator=mple"),
+        ("+hydrafoo=5", "a setting must be one of accumulate, "),
+        ("+trainer={max_time:5}", "a key of trainer must be one of accelerator, devices, "),
+        ("+data.modes={oder:0.1}", "a key of data.modes must be one of formality, "),
+        ("+updates_of.studnet=5", "a key of updates_of must be one of base, "),
+        ("~objective._target_", "objective._target_ must be there; got ~objective._target_"),
+        ("~sizes", "sizes must be there; got ~sizes"),
+        ("proxy_target=axe ~proxy_target/reference", "proxy_target/reference must be there; got "),
         ("~seed", "seed must be there; got ~seed"),
         ("proxy_target=dynamic_kd ~proxy_target.gamma", "proxy_target.gamma must be there; got beta, "),
-        ("sizes=5", "sizes must be a mapping (base, big, "),
-        ("data.source=null", "data.source must be a mapping (grammar, "),
-        ("sizes.student=null", "sizes.student must be a mapping (d_model, d_ff, ...); got None"),
+        ("sizes=5", "sizes must be a mapping; got sizes=5"),
+        ("data.source=null", "data.source must be a mapping; got data.source=null"),
+        ("sizes.student=null", "sizes.student must be a mapping; got sizes.student=null"),
         ("module.model.length.detach=abc", "module.model.length.detach must be true or false; got 'abc'"),
         ("data.max_length=abc", "data.max_length (tokens) must be a whole number of at least 1; got 'abc'"),
         ("name=../x", "name must be the name of a folder, without /; got '../x'"),
@@ -78,6 +97,9 @@ def test_a_wrong_word_of_a_training_is_named(words: str, said: str) -> None:
         ["proxy_target=axe", "proxy_target/reference=raw"],
         ["logger=[csv,wandb]", "logger.wandb.project=mine"],
         ["logger=[]"],
+        ["~logger.csv"],
+        ["+data.paper.beta=0.1"],
+        ["data=[grammar]"],
         ["+objective={label_smoothing: 0.2}"],
         ["++optimizer.lr=0.1"],
     ],
@@ -88,16 +110,42 @@ def test_what_is_read_may_be_set(words: list[str]) -> None:
 
 
 def test_a_reader_of_a_part_may_be_given_more() -> None:
-    cfg = hydra.compose("translate", ["run=x", "+decoding.beam=3"])
-    check_overrides("translate", ["run=x", "+decoding.beam=3"], cfg, also=("decoding",))
+    check("translate", "run=x", "+decoding.beam=3", also=("decoding",))
     with pytest.raises(UserError, match=r"a setting must be one of bucket, .*; got \+decoding.beam=3"):
-        check_overrides("translate", ["run=x", "+decoding.beam=3"], cfg)
+        check("translate", "run=x", "+decoding.beam=3")
 
 
 def test_of_an_evaluation_too() -> None:
-    words = ["run=x", "+estimator.smaples=5"]
-    with pytest.raises(UserError, match="a key of estimator must be one of split; got smaples=5"):
+    words, said = ["run=x", "+estimator.smaples=5"], "a key of estimator must be one of split; got "
+    with pytest.raises(UserError, match=said + r"\+estimator.smaples=5"):
+        check("evaluate", *words)
+    with pytest.raises(UserError, match=said + "smaples=5"):
         evaluate(hydra.compose("evaluate", words), words)
+
+
+def test_files_of_one_s_own_are_found(tmp_path: Path) -> None:
+    """An experiment, data and a group that are not of this package, by `--config-dir`."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\nown_rate: 0.1\n")
+    (tmp_path / "module" / "length").mkdir(parents=True)
+    length = "# @package module.model.length\nmax_offset: 16\n"
+    (tmp_path / "module" / "length" / "short.yaml").write_text(length)
+    words = ["+experiment=mine", "own_rate=0.2", "+module/length=short", "data=grammar"]
+    searched = f"hydra.searchpath=[file://{tmp_path}]"
+    cfg = hydra.compose("train", [searched, *words], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        check_overrides("train", words, cfg, list(cfg.hydra.runtime.choices))
+        with pytest.raises(UserError, match=r"a setting must be one of .*own_rate, .*; got \+other_rate=1"):
+            check_overrides("train", [*words, "+other_rate=1"], cfg, list(cfg.hydra.runtime.choices))
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def test_a_finished_command_is_not_judged() -> None:
+    """A run that was trained with a word that nobody read can be opened."""
+    words = ["+experiment=vanilla_raw", "data=grammar", "+trainer.max_time=5"]
+    assert Job(hydra.compose("train", words), words).overrides == words
 
 
 def test_of_a_wrong_kind_of_value_too() -> None:
@@ -127,8 +175,3 @@ def test_what_takes_any_argument_is_left_alone() -> None:
     check_arguments({"_target_": "tests.test_settings.anything", "anything": 5})
     with pytest.raises(UserError, match=r"part\.whole has no settings; got anything=5"):
         check_arguments({"part": {"whole": {"_target_": "builtins.object", "anything": 5}}})
-
-
-def test_a_choice_alone_changes_nothing() -> None:
-    words = ["+experiment=glat_dynkd", "data=grammar"]
-    check_overrides("train", words, hydra.compose("train", words))

@@ -1,8 +1,8 @@
 """Dropout whose random numbers are cheap on a CPU.
 
 `bernoulli_` draws one random number per element, which shows in the profile of a training step on a CPU.
-Here one 64-bit draw decides eight elements, one byte each, and NumPy's SFC64 makes it in half the time of
-torch's Mersenne Twister. The rate is therefore rounded to a multiple of 1/256 (0.1 becomes 26/256 = 0.1016);
+Here one 64-bit draw decides eight elements, one byte each, and NumPy's SFC64 makes it faster than torch's
+Mersenne Twister. The rate is therefore rounded to a multiple of 1/256 (0.1 becomes 26/256 = 0.1016);
 the kept elements are scaled by the rounded rate, so the expectation is exact. On other devices this is
 `torch.nn.functional.dropout`.
 """

@@ -130,7 +130,7 @@ def linear_cross_entropy(
     """Sums over N of (1−ε)·NLL + ε·mean_v(−log p_v), and of the plain NLL (no gradient), in nats.
 
     p = softmax(features · weightᵀ). Matrix products are in the autocast type and so are, on a CPU,
-    exponentials, whose rounding is far below that of the logits; everything else is float32.
+    exponentials and their sum, whose rounding is below that of the logits; everything else is float32.
     Gradients go to `features` and `weight`, once (no double backward).
 
     penalties: what the *last* P of the N rows count in the first sum; they are left out of the second.
