@@ -14,18 +14,18 @@ from omegaconf import DictConfig
 
 import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple.command import begin, guarded
+from mple.settings import check_command
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @guarded
 def main(cfg: DictConfig) -> None:
+    check_command(cfg)
     # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
     from mple.evaluate import evaluate
     from mple.launch import quiet
     from mple.memory import keep_memory
-    from mple.settings import check_command
 
-    check_command(cfg)
     quiet()
     keep_memory()
     evaluate(cfg, list(HydraConfig.get().overrides.task))

@@ -20,24 +20,24 @@ from omegaconf import DictConfig
 import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple.checks import UserError
 from mple.command import INPUT_PREDICTOR_WORD, begin, guarded
+from mple.settings import check_command
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @guarded
 def main(cfg: DictConfig) -> float:
     """Returns validation BLEU, which is what an optimising sweep looks at."""
+    hydra_config = HydraConfig.get()
+    is_predictor = hydra_config.job.config_name == "input_predictor"
+    check_command(cfg, also=("optimizer",) if is_predictor else ())
     # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
     from mple.input_predictor import PredictorJob
     from mple.launch import Job, quiet
     from mple.memory import keep_memory
-    from mple.settings import check_command
 
     quiet()
     keep_memory()
-    hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    is_predictor = hydra_config.job.config_name == "input_predictor"
-    check_command(cfg, also=("optimizer",) if is_predictor else ())
     kind = PredictorJob if is_predictor else Job
     job = kind(cfg, overrides)
     if hydra_config.mode == RunMode.MULTIRUN and cfg.trainer.devices != 1:

@@ -94,8 +94,8 @@ def _powers(
     The last three are float32, but the powers of what is no label are summed in float32 and that sum has the
     logits' type: a copy of them all would be slower, and bf16 logits are rounded more. A label counts with
     its exact power: with a bf16 one a loss near 0 could be clearly negative. What `powers` has at the labels
-    means nothing. On a CPU c is 0 unless a sum
-    could leave the floats' range; elsewhere, since asking would wait for the answer, the sum is 1.
+    means nothing. On a CPU c is 0 unless a sum could leave the floats' range; elsewhere, since asking would
+    wait for the answer, the sum is 1.
     """
     if logits.device.type == "cpu" and logits.dtype != torch.float16:
         own = logits.take(_flat(label, logits.shape[1])).float().unsqueeze(1)
