@@ -1,19 +1,33 @@
 """One sentence per mistake: the value's name, what is accepted, and what came instead."""
 
+import contextlib
+import errno
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 
 
 class UserError(ValueError):
     """A mistake in what the user gave (a setting, a file). Shown as one line, without a stack trace."""
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number: true and false, nan and infinities are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
 def number(name: str, value: object, low: float | int, high: float | int = math.inf, unit: str = "") -> None:
-    """Refuse anything but a number in [low, high]."""
+    """Refuse anything but a finite number in [low, high]."""
     accepted = f"a number of at least {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
     unit = f" ({unit})" if unit else ""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:  # type: ignore[operator]
         raise UserError(f"{name}{unit} must be {accepted}; got {value!r}")
+
+
+def positive(name: str, value: object, high: float | int, unit: str = "") -> None:
+    """Refuse anything but a number above 0, up to `high`."""
+    if not is_number(value) or not 0 < value <= high:  # type: ignore[operator]
+        unit = f" ({unit})" if unit else ""
+        raise UserError(f"{name}{unit} must be a number above 0, at most {high:g}; got {value!r}")
 
 
 def share(name: str, value: object) -> None:
@@ -22,11 +36,13 @@ def share(name: str, value: object) -> None:
 
 
 def whole(name: str, value: object, low: int, unit: str = "", high: int | None = None) -> None:
-    """Refuse anything but a whole number of at least `low` and, where there is a `high`, at most that."""
+    """Refuse anything but a whole number of at least `low` and, where there is a `high`, at most that. Many a
+    `high` is there only to stop what cannot be meant, so a sentence has it where it is exceeded."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or not low <= value <= (math.inf if high is None else high):  # type: ignore[operator]
+    is_more = is_whole and high is not None and value > high  # type: ignore[operator]
+    if not is_whole or value < low or is_more:  # type: ignore[operator]
         unit = f" ({unit})" if unit else ""
-        accepted = f"of at least {low}" if high is None else f"from {low} to {high}"
+        accepted = f"from {low} to {high}" if is_more else f"of at least {low}"
         raise UserError(f"{name}{unit} must be a whole number {accepted}; got {value!r}")
 
 
@@ -37,14 +53,27 @@ def seed(name: str, value: object) -> None:
 
 def one_of(name: str, value: object, valid: Collection[str]) -> None:
     """Refuse anything but one of `valid`."""
-    if value not in valid:
+    if not isinstance(value, str) or value not in valid:
         raise UserError(f"{name} must be one of {', '.join(sorted(valid))}; got {value!r}")
+
+
+def mapping(name: str, value: object, example: str) -> None:
+    """Refuse anything but a mapping, such as `example`."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name} must be a mapping ({example}); got {value!r}")
+
+
+def one_line(name: str, value: object) -> None:
+    """Refuse anything but a text without line breaks and other control characters."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise UserError(f"{name} must be a text on one line; got {value!r}")
 
 
 def folder_name(name: str, value: object) -> None:
     """Refuse anything but the name of one folder."""
-    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or "\\" in value:
+    if not isinstance(value, str) or value.strip() in ("", ".", "..") or "/" in value or "\\" in value:
         raise UserError(f"{name} must be the name of a folder, without /; got {value!r}")
+    one_line(name, value)
 
 
 def path(name: str, value: object) -> None:
@@ -52,3 +81,21 @@ def path(name: str, value: object) -> None:
     if not isinstance(value, str) or not value:
         hint = f" (a folder of that name is ./{value})" if isinstance(value, int | float) else ""
         raise UserError(f"{name} must be a path; got {value!r}{hint}")
+    one_line(name, value)
+
+
+@contextlib.contextmanager
+def writes(name: str, place: object) -> Iterator[None]:
+    """What goes wrong with the path that the setting `name` gives, as a sentence.
+
+    Raises:
+        UserError: a folder or file of it cannot be made.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{name} must be a place that can be written; got {place} ({error.strerror})"
+        ) from error

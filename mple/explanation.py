@@ -140,9 +140,9 @@ def explain(
         UserError: an empty sentence or one that is too long, a setting out of range, mask-predict of a model
             that was not trained with masks, a reference of an AT, or a decoding that lacks its teacher.
     """
-    checks.whole("top", top, 1, "pieces")
-    checks.whole("iterations", iterations, 0, "passes")
-    checks.whole("seed", seed, 0)
+    checks.whole("top", top, 1, "pieces", high=100)
+    checks.whole("iterations", iterations, 0, "passes", high=100)
+    checks.seed("seed", seed)
     source = source.strip()
     (ids,) = trained.encode([source])
     if not 0 < len(ids) <= trained.max_length:

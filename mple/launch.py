@@ -46,12 +46,13 @@ from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
 from mple.distill import distill
 from mple.estimator.text import TextScore
-from mple.model.transformer import Size
+from mple.model.transformer import MOST_POSITIONS, Size
 from mple.modules.update import UpdateModule
+from mple.optimizer import MOST_LR, MOST_UPDATES
 from mple.processes import alone, is_first, several
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
-from mple.settings import check_arguments, composed
+from mple.settings import build, check_arguments, composed, resolved
 from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,14 @@ console = Console(
 
 STUDENTS_ALONE = {"proxy": "target_first", "proxy_input": "blank", "vanilla_input": "mask"}
 """Groups that an autoregressive model does not have -> the choice of conf/train.yaml."""
+
+DESCRIBED = (
+    *("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding", "optimizer"),
+    *("module", "module.model", "data.source", "data.vocabulary"),
+)
+"""Settings of which an object is made."""
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+MOST_TOKENS = 100_000_000
 
 TEACHERS = ("tiny", "small", "base", "big")
 DISTILLED_AT_ONCE = 8192
@@ -104,15 +113,98 @@ def hardware_has_bf16(accelerator: str = "auto") -> bool:
 
 
 def precision_of(name: object, accelerator: str = "auto") -> str:
-    checks.one_of("trainer.precision", name, ("auto", "32-true", "bf16-mixed", "16-mixed"))
+    checks.one_of("trainer.precision", name, PRECISIONS)
     if name != "auto":
         return str(name)
     return "bf16-mixed" if hardware_has_bf16(accelerator) else "32-true"
 
 
-def _check_trainer(settings: DictConfig) -> None:
-    checks.whole("trainer.devices", settings.devices, 1)
-    checks.one_of("trainer.accelerator", settings.accelerator, ("auto", "cpu", "gpu", "cuda"))
+def check_trainer(settings: Any) -> None:
+    checks.mapping("trainer", settings, "accelerator, devices, precision, num_workers")
+    checks.whole("trainer.devices", settings["devices"], 1, high=10_000)
+    checks.one_of("trainer.accelerator", settings["accelerator"], ("auto", "cpu", "gpu", "cuda"))
+    checks.one_of("trainer.precision", settings["precision"], PRECISIONS)
+    checks.whole("trainer.num_workers", settings["num_workers"], 0, "processes", high=1000)
+
+
+def check_rhythm(updates: object, valid_every: object, log_every: object) -> None:
+    """Refuse numbers of updates that do not fit each other."""
+    for name, value in (("updates", updates), ("valid_every", valid_every), ("log_every", log_every)):
+        checks.whole(name, value, 1, "updates", high=MOST_UPDATES)
+    assert isinstance(updates, int)
+    assert isinstance(valid_every, int)
+    assert isinstance(log_every, int)
+    if valid_every % log_every or valid_every > updates:
+        raise UserError(
+            "valid_every must be a multiple of log_every and at most updates; "
+            f"got valid_every={valid_every}, log_every={log_every} and updates={updates}"
+        )
+
+
+def check_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Every setting of a training, also those that only its teachers, its start or other sizes read;
+    returns them resolved.
+
+    Raises:
+        UserError: the first that is of a wrong type or out of range.
+    """
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    # What others are computed from comes first, so that it is named and not they.
+    for name in ("data", "optimizer", "sizes", "updates_of"):
+        checks.mapping(name, raw[name], "its keys and their values")
+    paper = raw["data"].get("paper")
+    if paper is not None:
+        checks.mapping("data.paper", paper, "beta, gamma, teacher_updates")
+        for name, value in paper.items():
+            if name == "gamma":
+                checks.mapping("data.paper.gamma", value, "tiny: 1.0")
+            elif name == "teacher_updates":
+                checks.whole("data.paper.teacher_updates", value, 1, "updates", high=MOST_UPDATES)
+    for name in ("student_updates", "teacher_updates"):
+        checks.whole(name, OmegaConf.select(cfg, name), 1, "updates", high=MOST_UPDATES)
+    checks.positive("fine_tuning_lr", cfg.fine_tuning_lr, MOST_LR)
+    for name in ("src_lang", "tgt_lang"):
+        if name in raw["data"]:
+            value = raw["data"][name]
+            if not isinstance(value, str) or not value:
+                came = "none" if value is None else repr(value)
+                raise UserError(
+                    f"data.{name} must name a language, as in the files' names (de, en); got {came}"
+                )
+    if (root := raw["data"].get("root")) is not None:
+        checks.path("data.root", root)
+    check_arguments(cfg.optimizer, "optimizer")
+    plain: dict[str, Any] = resolved(cfg)
+    check_arguments(cfg)
+    for group in DESCRIBED:
+        node = OmegaConf.select(cfg, group)
+        if not OmegaConf.is_dict(node) or "_target_" not in node:
+            raise UserError(f"{group} must be a mapping that describes an object (_target_); got {node!r}")
+    loggers = plain.get("logger")
+    checks.mapping("logger", {} if loggers is None else loggers, "csv, wandb")
+    for name, node in (loggers or {}).items():
+        checks.one_of("a key of logger", name, ("csv", "wandb"))
+        if not isinstance(node, dict) or node.get("_partial_") is not True:
+            raise UserError(f"logger.{name} must describe a logger (_target_, _partial_: true); got {node!r}")
+    checks.folder_name("name", plain["name"])
+    checks.folder_name("data.name", plain["data"]["name"])
+    checks.path("outputs", plain["outputs"])
+    checks.one_of("size", plain["size"], list(plain["sizes"]))
+    for name in plain["sizes"]:
+        Size.named(plain["sizes"], name)
+    for name, value in plain["updates_of"].items():
+        checks.one_of("a key of updates_of", name, list(plain["sizes"]))
+        checks.whole(f"updates_of.{name}", value, 1, "updates", high=MOST_UPDATES)
+    for name in ("seed", "teacher_seed"):
+        checks.seed(name, plain[name])
+    checks.whole("average_best", plain["average_best"], 1, "checkpoints", high=1000)
+    checks.whole("max_tokens", plain["max_tokens"], 1, "tokens", high=MOST_TOKENS)
+    checks.whole("accumulate", plain["accumulate"], 1, "micro-batches", high=10_000)
+    checks.whole("data.max_length", plain["data"]["max_length"], 1, "tokens", high=MOST_POSITIONS)
+    checks.one_of("data.tokenize", plain["data"]["tokenize"], TOKENIZERS)
+    check_trainer(plain["trainer"])
+    check_rhythm(plain["updates"], plain["valid_every"], plain["log_every"])
+    return plain
 
 
 def _check_gpu(settings: DictConfig) -> None:
@@ -131,54 +223,23 @@ class Job:
     def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
         self.cfg = cfg
         self.overrides = overrides
-        plain = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(plain, dict)
-        self.plain: dict[str, Any] = {str(k): v for k, v in plain.items()}
-        check_arguments(self.plain)
-        for name in ("name", "data.name"):
-            checks.folder_name(name, OmegaConf.select(cfg, name))
-        for key in cfg.updates_of:
-            checks.one_of("a key of updates_of", key, list(cfg.sizes))
-        checks.path("outputs", cfg.outputs)
-        if (root := OmegaConf.select(cfg, "data.root")) is not None:
-            checks.path("data.root", root)
-        checks.one_of("size", cfg.size, list(cfg.sizes))
-        checks.whole("data.max_length", cfg.data.max_length, 1, "tokens")
-        for name in ("seed", "teacher_seed"):
-            checks.seed(name, cfg[name])
-        checks.whole("average_best", cfg.average_best, 1, "checkpoints")
-        checks.one_of("data.tokenize", cfg.data.tokenize, TOKENIZERS)
-        _check_trainer(cfg.trainer)
-        for side in ("src_lang", "tgt_lang"):
-            if side in cfg.data and not cfg.data[side]:
-                raise UserError(
-                    f"data.{side} must name a language, as in the files' names (de, en); got none"
-                )
-        for name in ("updates", "valid_every", "log_every"):
-            checks.whole(name, cfg[name], 1, "updates")
-        if cfg.valid_every % cfg.log_every or cfg.valid_every > cfg.updates:
-            raise UserError(
-                "valid_every must be a multiple of log_every and at most updates; "
-                f"got {cfg.valid_every}, {cfg.log_every} and {cfg.updates}"
-            )
+        self.plain = check_settings(cfg)
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
-        make = functools.partial(instantiate, _convert_="all")
         self.size = Size.named(self.plain["sizes"], cfg.size)
         if cfg.data.max_length + 1 > self.size.max_positions:  # with eos
             raise UserError(
                 f"data.max_length must be below sizes.{cfg.size}.max_positions={self.size.max_positions}; "
                 f"got {cfg.data.max_length} (longer pairs of training are dropped)"
             )
-        self.optimizer = make(cfg.optimizer)
-        self.objective = make(cfg.objective)
-        self.decoding = make(cfg.decoding)
+        make = functools.partial(build, cfg)
+        self.optimizer = make("optimizer")
+        self.objective = make("objective")
+        self.decoding = make("decoding")
         self.precision = precision_of(cfg.trainer.precision, cfg.trainer.accelerator)
-        self.source = make(cfg.data.source)
-        self.vocabulary = make(cfg.data.vocabulary)
-        self.target = make(cfg.proxy_target)
-        self.proxy = (
-            make(cfg.proxy)(target=self.target, input=make(cfg.proxy_input)) if self.is_student else None
-        )
+        self.source = make("data.source")
+        self.vocabulary = make("data.vocabulary")
+        self.target = make("proxy_target")
+        self.proxy = make("proxy")(target=self.target, input=make("proxy_input")) if self.is_student else None
         if not self.is_student and not isinstance(self.target, TextTarget):
             raise UserError(
                 "an autoregressive model learns a text that no model chooses, so proxy_target must be raw or "
@@ -298,8 +359,19 @@ class Job:
         jobs = {}
         for name in names:
             overrides = ["+experiment=at", f"size={name}", f"seed={self.cfg.teacher_seed}", *own]
-            jobs[name] = Job(composed("train", overrides), overrides)
+            cfg = composed("train", overrides)
+            if cfg.updates < cfg.valid_every:
+                overrides += self._short(cfg.updates, cfg.log_every)
+            try:
+                jobs[name] = Job(composed("train", overrides), overrides)
+            except UserError as error:
+                raise UserError(f"teacher {name}: {error}") from error
         return jobs
+
+    @staticmethod
+    def _short(updates: int, log_every: int) -> list[str]:
+        """Overrides of a run that validates at its end only: one that is shorter than the budget's."""
+        return [f"log_every={math.gcd(updates, log_every)}", f"valid_every={updates}"]
 
     def first_stage(self) -> "Job | None":
         """The job whose last weights this one starts from."""
@@ -311,9 +383,7 @@ class Job:
             o for o in self.overrides if o.lstrip("+~").split("=")[0].split(".")[0] in _PASSED_TO_START
         ]
         if begin["updates"] != self.cfg.student_updates:  # else it is that experiment's own run
-            log_every = math.gcd(begin["updates"], self.cfg.log_every)
-            overrides += [f"updates={begin['updates']}", f"log_every={log_every}"]
-            overrides.append(f"valid_every={begin['updates']}")
+            overrides += [f"updates={begin['updates']}", *self._short(begin["updates"], self.cfg.log_every)]
         return Job(composed("train", overrides), overrides)
 
     def data(
@@ -501,7 +571,7 @@ class Job:
 
     def _model(self, src_size: int, tgt_size: int, is_joint: bool) -> nn.Module:
         own = {"says_blank": self.proxy.says_blank} if self.proxy is not None else {}
-        make = instantiate(self.cfg.module.model, _convert_="all")
+        make = build(self.cfg, "module.model")
         return make(size=self.size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)
 
     def prepared_decoding(self, data: TranslationData) -> Decoding:

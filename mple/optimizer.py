@@ -13,6 +13,9 @@ import torch
 from mple import checks
 from mple.checks import UserError
 
+MOST_LR = 1e8
+MOST_UPDATES = 100_000_000
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -31,16 +34,16 @@ class Adam:
     clip_norm: float | int = 1.0
 
     def __post_init__(self) -> None:
-        checks.number("optimizer.lr", self.lr, 0)
-        checks.whole("optimizer.warmup_steps", self.warmup_steps, 1, "updates")
+        checks.positive("optimizer.lr", self.lr, MOST_LR)
+        checks.whole("optimizer.warmup_steps", self.warmup_steps, 1, "updates", high=MOST_UPDATES)
         checks.one_of("optimizer.schedule", self.schedule, ("inverse_sqrt", "fixed"))
         if not isinstance(self.betas, Sequence) or isinstance(self.betas, str) or len(self.betas) != 2:
             raise UserError(f"optimizer.betas must be two numbers; got {self.betas!r}")
         for beta in self.betas:
             checks.number("optimizer.betas", beta, 0, 0.9999)
-        checks.number("optimizer.eps", self.eps, 0)
-        checks.number("optimizer.weight_decay", self.weight_decay, 0)
-        checks.number("optimizer.clip_norm", self.clip_norm, 0)
+        checks.number("optimizer.eps", self.eps, 0, 1)
+        checks.number("optimizer.weight_decay", self.weight_decay, 0, 1e6)
+        checks.number("optimizer.clip_norm", self.clip_norm, 0, 1e6)
 
     def rate(self, step: int) -> float:
         """Learning rate of the update number `step`, counted from 0."""

@@ -2,21 +2,27 @@
 
 Hydra checks that a plain `key=value` is there. What `+key=value` adds and `~key` takes away is checked here:
 below a `_target_` by the constructor's parameters, elsewhere by what the command's choices of files make.
+Values are checked by the annotations of those parameters; their bounds by the constructors (`mple.checks`).
 """
 
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import pkgutil
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from mple.checks import UserError
+from mple.checks import UserError, is_number
 
 CONF = Path(__file__).parents[1] / "conf"
 _ADDED = ("experiment", "sweep")
@@ -66,6 +72,7 @@ def check_overrides(
 ) -> None:
     """`check_command` for any words of file `name`. groups: those of which a file is chosen."""
     words = list(zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True))
+    _check_once(words, groups)
     files = [word for word, o in words if _is_file(o, groups)]
     known: Any = OmegaConf.to_container(composed(name, files))
     for word, override in words:
@@ -81,9 +88,30 @@ def check_overrides(
         for parts in _leaves(group.split("."), value):
             _check(parts, word, override.is_delete(), known, also)
         node = _at(known, group.split("."))
+        if value == {} and _at_all(known, group.split(".")):
+            raise UserError(f"{word} would have no effect: a mapping adds to the keys that are there")
         is_replaced = isinstance(node, dict) and not OmegaConf.is_dict(OmegaConf.select(cfg, group))
         if is_replaced and group not in _OTHERWISE and not override.is_delete():
             raise UserError(f"{group} must be a mapping; got {word}")
+
+
+def _check_once(words: Sequence[tuple[str, Any]], groups: Collection[str]) -> None:
+    """Refuse a key that two overrides give, or one twice: the last would count, silently."""
+    given: dict[str, str] = {}
+    for word, override in words:
+        key, value = override.get_key_element().lstrip("+~"), None
+        keys = [key]
+        if _is_file(override, groups):
+            value = override.value()
+            if isinstance(value, list) and len({str(each) for each in value}) < len(value):
+                raise UserError(f"{key} must have each choice once; got {word}")
+        elif not override.is_delete():
+            value = override.value()
+            keys = [".".join(parts) for parts in _leaves(key.split("."), value)]
+        for each in keys:
+            if each in given:
+                raise UserError(f"{each} must be given once; got {given[each]} and {word}")
+            given[each] = word
 
 
 def _is_file(override: Any, groups: Collection[str]) -> bool:
@@ -134,7 +162,7 @@ def _check(parts: list[str], word: str, is_delete: bool, node: Any, also: Collec
 
 def _check_argument(path: str, node: Mapping[str, Any], part: str, word: str) -> None:
     """Of what the code completes (`_partial_`), arguments without a default are the code's."""
-    parameters = _parameters(node)
+    parameters = _parameters(node, path)
     if parameters is None:
         return
     free = [
@@ -146,14 +174,27 @@ def _check_argument(path: str, node: Mapping[str, Any], part: str, word: str) ->
         raise UserError(f"{_keys(path, free)}; got {word}")
 
 
-def _parameters(node: Mapping[str, Any]) -> Mapping[str, inspect.Parameter] | None:
-    """What the constructor takes; None where that cannot be said."""
+def _parameters(node: Mapping[str, Any], where: str) -> Mapping[str, inspect.Parameter] | None:
+    """What the constructor takes; None where that cannot be told.
+
+    Raises:
+        UserError: there is none.
+    """
+    target = node["_target_"]
     try:
-        found = inspect.signature(hydra.utils.get_object(str(node["_target_"]))).parameters
-    except (ImportError, ValueError):
-        return None  # said better by who makes it
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values())
-    return None if takes_all else found
+        made = pkgutil.resolve_name(target if isinstance(target, str) else "")
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{where}._target_ must name a class or function that can be imported; got {target!r}"
+        ) from error
+    if not callable(made):
+        raise UserError(f"{where}._target_ must name a class or function; got {target!r}")
+    try:
+        parameters = inspect.signature(made, eval_str=True).parameters
+    except (ValueError, TypeError):
+        return None
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_all else parameters
 
 
 def _keys(path: str, keys: Iterable[Any]) -> str:
@@ -165,34 +206,170 @@ def _names(keys: Iterable[Any]) -> str:
     return ", ".join(sorted(str(key) for key in keys if not str(key).startswith("_")))
 
 
-def check_arguments(node: Any, key: str = "") -> None:
-    """Refuse arguments that what a `_target_` names does not take, or lacks, anywhere in a resolved `node`,
-    and what is neither true nor false where it must be.
+def check_arguments(cfg: Any, key: str = "") -> None:
+    """Refuse arguments that what a `_target_` names does not take, or lacks, and values that are not of the
+    type that its parameter has, anywhere in a configuration; a value that another setting gives
+    (`${data.root}`) by the key of that.
 
     Raises:
         UserError: such a key.
     """
-    for where, settings in _described(node, key):
-        if (parameters := _parameters(settings)) is None:
+    raw = cfg
+    if isinstance(cfg, DictConfig):
+        raw, cfg = OmegaConf.to_container(cfg, resolve=False), resolved(cfg)
+    for where, settings, own in _described(cfg, raw, key, raw):
+        is_partial = settings.get("_partial_", False)
+        if not isinstance(is_partial, bool):
+            raise UserError(f"{where}._partial_ must be true or false; got {is_partial!r}")
+        if (parameters := _parameters(settings, where)) is None:
             continue
         given = [name for name in settings if not str(name).startswith("_")]
         for name in given:
             if name not in parameters:
                 raise UserError(f"{_keys(where, parameters)}; got {name}={settings[name]}")
-            if isinstance(parameters[name].default, bool) and not isinstance(settings[name], bool):
-                raise UserError(f"{where}.{name} must be true or false; got {settings[name]!r}")
-        if settings.get("_partial_"):
+            accepted = accepts(parameters[name].annotation)
+            if not accepted.fits(settings[name]):
+                named = alias(own.get(name), f"{where}.{name}".lstrip("."))
+                raise UserError(f"{named} must be {accepted.phrase}; got {settings[name]!r}")
+        if is_partial:
             continue  # the rest comes from the code
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in given:
                 raise UserError(f"{where}.{name} must be there; got {_names(given) or 'no key'}")
 
 
-def _described(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping that says what to make, with its key."""
+def resolved(cfg: DictConfig) -> Any:
+    """A configuration as plain mappings and lists, its interpolations computed.
+
+    Raises:
+        UserError: one that cannot be, by its key.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "a setting"
+        raise UserError(f"{key} cannot be computed: {str(error).splitlines()[0]}") from error
+
+
+def build(cfg: DictConfig, key: str, **code: Any) -> Any:
+    """The object that the setting `key` describes. `code`: arguments that no configuration holds.
+
+    Raises:
+        UserError: a value that its constructor refuses, by the key that was set; `check_arguments` is the
+            caller's.
+    """
+    try:
+        return hydra.utils.instantiate(OmegaConf.select(cfg, key), _convert_="all", **code)
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error.__context__
+        if not isinstance(cause, UserError):
+            raise
+        where = re.search(r"full_key: (\S+)", str(error))
+        raise UserError(_renamed(str(cause), cfg, where[1] if where else key)) from error
+
+
+def _renamed(sentence: str, cfg: DictConfig, where: str) -> str:
+    """A constructor's sentence with the key that was set in place of the one that it knows: a strategy
+    inside another has a longer one, and an alias leads to where its value is."""
+    known, _, rest = sentence.partition(" ")
+    name = known.rpartition(".")[2]
+    node = OmegaConf.select(cfg, where)
+    if "." not in known or not OmegaConf.is_dict(node) or name not in node:
+        return sentence
+    own = OmegaConf.to_container(node, resolve=False)
+    return f"{alias(own.get(name), f'{where}.{name}')} {rest}"  # type: ignore[union-attr]
+
+
+def alias(raw: Any, key: str) -> str:
+    """The key of the value that `key` has: another one where the raw value is only `${another.one}`."""
+    match = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return match[1] if match else key
+
+
+def _described(node: Any, raw: Any, key: str, root: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Every mapping that says what to make, with its key and its values before interpolation."""
     if not isinstance(node, Mapping):
         return
+    if (other := alias(raw, key)) != key:
+        key, raw = other, _at_all(root, other.split("."))
+    raw = raw if isinstance(raw, Mapping) else {}
     if "_target_" in node:
-        yield key, node
+        yield key, node, raw
     for name, value in node.items():
-        yield from _described(value, f"{key}.{name}".lstrip("."))
+        yield from _described(value, raw.get(name), f"{key}.{name}".lstrip("."), root)
+
+
+def _at_all(node: Any, parts: Iterable[str]) -> Any:
+    for part in parts:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+# --- types ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a parameter takes, in words and as a test."""
+
+    phrase: str
+    fits: Callable[[Any], bool]
+
+
+_PLAIN = {
+    Any: Accepted("anything", lambda _: True),
+    inspect.Parameter.empty: Accepted("anything", lambda _: True),
+    None: Accepted("null", lambda value: value is None),
+    type(None): Accepted("null", lambda value: value is None),
+    bool: Accepted("true or false", lambda value: isinstance(value, bool)),
+    int: Accepted("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: Accepted("a number", is_number),
+    str: Accepted("a text", lambda value: isinstance(value, str)),
+    Path: Accepted("a path", lambda value: isinstance(value, str) and bool(value)),
+}
+
+
+def accepts(hint: Any) -> Accepted:
+    """What a value of a configuration must be for a parameter with the annotation `hint`.
+
+    >>> accepts(float | None).phrase
+    'a number or null'
+    >>> accepts(Mapping[str, int]).fits({"tiny": 1}), accepts(Sequence[int]).fits("12")
+    (True, False)
+    """
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        parts = [accepts(each) for each in arguments if each is not int or float not in arguments]
+        phrases = dict.fromkeys(part.phrase for part in parts)
+        return Accepted(" or ".join(phrases), lambda value: any(part.fits(value) for part in parts))
+    if origin is Annotated:
+        return accepts(arguments[0])
+    if origin is Literal:
+        return Accepted(
+            f"one of {', '.join(map(str, arguments))}",
+            lambda value: any(type(value) is type(each) and value == each for each in arguments),
+        )
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return _PLAIN[Any]
+    if issubclass(kind, Mapping):
+        of = accepts(arguments[1]) if arguments else _PLAIN[Any]
+        return Accepted(
+            "a mapping" + (f", each value {of.phrase}" if arguments else ""),
+            lambda value: (
+                isinstance(value, Mapping)
+                and all(isinstance(k, str) and of.fits(v) for k, v in value.items())
+            ),
+        )
+    if issubclass(kind, Sequence):
+        of = accepts(arguments[0]) if arguments else _PLAIN[Any]
+        return Accepted(
+            "a list" + (f", each entry {of.phrase}" if arguments else ""),
+            lambda value: isinstance(value, list | tuple) and all(map(of.fits, value)),
+        )
+    return Accepted(
+        "a mapping that describes an object (_target_)",
+        lambda value: isinstance(value, Mapping) and "_target_" in value,
+    )

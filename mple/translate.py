@@ -146,7 +146,7 @@ class Translator:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        checks.whole("max_tokens", self.max_tokens, 1, "tokens of a batch")
+        checks.whole("max_tokens", self.max_tokens, 1, "tokens of a batch", high=100_000_000)
         checks.one_of("too_long", self.too_long, TOO_LONG)
         checks.one_of("precision", self.precision, PRECISIONS)
         hard = self.trained.size.max_positions - 1
@@ -187,7 +187,7 @@ class Translator:
         Raises:
             UserError: a line is not UTF-8, or too long with too_long=refuse.
         """
-        checks.whole("bucket", bucket, 1, "lines")
+        checks.whole("bucket", bucket, 1, "lines", high=100_000_000)
         report = report if report is not None else Report()
         read = (found and self._read(*found, report) for found in _decoded(lines))
         for found in _buckets(read, bucket):

@@ -160,8 +160,9 @@ def test_the_autoregressive_model_beside_a_nat_has_its_updates() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["seed=-1"], "seed must be a whole number from 0 to 4294967295; got -1"),
-        (["seed=x"], "seed must be a whole number from 0 to 4294967295; got 'x'"),
+        (["seed=-1"], "seed must be a whole number of at least 0; got -1"),
+        (["seed=x"], "seed must be a whole number of at least 0; got 'x'"),
+        (["seed=4294967296"], "seed must be a whole number from 0 to 4294967295; got 4294967296"),
         (["trainer.devices=0"], "trainer.devices must be a whole number of at least 1; got 0"),
         (["trainer.accelerator=tpu"], "trainer.accelerator must be one of auto, cpu, cuda, gpu; got 'tpu'"),
         (["data.max_length=64"], "data.max_length must be below sizes.student.max_positions=64; got 64"),

@@ -1,10 +1,12 @@
 """A word of a command that nobody would read, or that takes away what is read, is refused by its name."""
 
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import hydra
 import pytest
@@ -14,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from mple.checks import UserError
 from mple.evaluate import evaluate
 from mple.launch import Job
-from mple.settings import check_arguments, check_overrides
+from mple.settings import accepts, check_arguments, check_overrides
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -32,6 +34,8 @@ def check(name: str, *words: str, also: tuple[str, ...] = ()) -> None:
 
 
 def job(*words: str) -> Job:
+    if not any(word.startswith("data=") for word in words):
+        words = ("data=grammar", *words)
     check("train", *words)
     return Job(hydra.compose("train", list(words)), list(words))
 
@@ -84,7 +88,7 @@ def job(*words: str) -> Job:
 )
 def test_a_wrong_word_of_a_training_is_named(words: str, said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        job("+experiment=vanilla_raw", "data=grammar", *words.split())
+        job("+experiment=vanilla_raw", *words.split())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_a_wrong_word_of_a_training_is_named(words: str, said: str) -> None:
 )
 def test_what_is_read_may_be_set(words: list[str]) -> None:
     experiment = [] if any(word.startswith("+experiment") for word in words) else ["+experiment=vanilla_raw"]
-    job(*experiment, "data=grammar", *words)
+    job(*experiment, *words)
 
 
 def test_a_reader_of_a_part_may_be_given_more() -> None:
@@ -175,3 +179,98 @@ def test_what_takes_any_argument_is_left_alone() -> None:
     check_arguments({"_target_": "tests.test_settings.anything", "anything": 5})
     with pytest.raises(UserError, match=r"part\.whole has no settings; got anything=5"):
         check_arguments({"part": {"whole": {"_target_": "builtins.object", "anything": 5}}})
+
+
+@pytest.mark.parametrize(
+    ("hint", "phrase", "good", "bad"),
+    [
+        (int, "a whole number", [0, -1], [True, 1.0, "1", None, [1]]),
+        (float | int, "a number", [1, 0.5], [True, "1", None, math.nan, math.inf, [1.0]]),
+        (bool, "true or false", [True], [1, "true", None]),
+        (str, "a text", ["", "x"], [1, None, True, ["x"]]),
+        (str | None, "a text or null", ["x", None], [1, {}]),
+        (Literal["a", "b"], "one of a, b", ["a"], ["c", None, 1]),
+        (Sequence[float], "a list, each entry a number", [[1, 0.5], []], ["12", [True], [None], {"a": 1}, 1]),
+        (tuple[str, ...] | list[str], "a list, each entry a text", [["a"], []], ["a", [1]]),
+        (
+            Mapping[str, float | None],
+            "a mapping, each value a number or null",
+            [{"a": 1, "b": None}, {}],
+            [[1], {"a": "x"}, {1: 1}, None],
+        ),
+        (Path, "a path", ["x"], [1, ""]),
+        (Job, "a mapping that describes an object (_target_)", [{"_target_": "x"}], [None, {}, "x", 1]),
+        (Callable[..., Job], "a mapping that describes an object (_target_)", [{"_target_": "x"}], [None]),
+        (Any, "anything", [None, "x", [1]], []),
+    ],
+)
+def test_accepts_values_by_annotation(hint: Any, phrase: str, good: list[Any], bad: list[Any]) -> None:
+    accepted = accepts(hint)
+    assert accepted.phrase == phrase
+    assert [value for value in good if not accepted.fits(value)] == []
+    assert [value for value in bad if accepted.fits(value)] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("data.source.grammar=null", "data.source.grammar must be a mapping that describes an object"),
+        ("module.model=null", "module.model must be a mapping"),
+        ("module.model.length=null", "module.model.length must be a mapping that describes an object"),
+        ("decoding=length_parallel decoding.lengths=null", "decoding.lengths must be a mapping that descr"),
+        ("decoding=npd decoding.choice=null", "decoding.choice must be a mapping that describes an object"),
+        ("decoding=npd decoding.fill=null", "decoding.fill must be a mapping that describes an object"),
+        ("proxy_target=axe proxy_target.reference=null", "proxy_target.reference must be a mapping that de"),
+        (
+            "proxy_target=axe proxy_target/reference=dynamic_kd proxy_target.reference.beta=-1",
+            "proxy_target.reference.beta (nats per BLEU point) must be a number from 0 to 1e+06; got -1",
+        ),
+        ("+proxy_input.distance.foo=1", "distance"),
+        (
+            "+module.model.vanilla_input.foo=5",
+            "module.model.vanilla_input must be a mapping that describes an object (_target_); got {'foo'",
+        ),
+        ("data.modes.order=abc", "data.modes.order must be a number; got 'abc'"),
+        ("data=multi30k data.root=[1]", "data.root must be a path; got [1]"),
+        ("optimizer._target_=mple.nothing.Here", "optimizer._target_ must name a class or function that can"),
+        ("module._partial_=5", "module._partial_ must be true or false; got 5"),
+        ("logger.csv=null", "logger.csv must "),
+        ("optimizer.lr=0", "optimizer.lr must be a number above 0, at most 1e+08; got 0"),
+        ("optimizer.lr=nan", "optimizer.lr must be a number; got nan"),
+        ("student_updates=nan", "student_updates (updates) must be a whole number of at least 1; got nan"),
+        ("student_updates=-1", "student_updates (updates) must be a whole number of at least 1; got -1"),
+        ("teacher_updates=abc", "teacher_updates (updates) must be a whole number of at least 1; got 'abc'"),
+        ("teacher_updates=-1", "teacher_updates (updates) must be a whole number of at least 1; got -1"),
+        ("fine_tuning_lr=abc", "fine_tuning_lr must be a number above 0, at most 1e+08; got 'abc'"),
+        (
+            "updates_of.student=-1",
+            "updates_of.student (updates) must be a whole number of at least 1; got -1",
+        ),
+        ("updates_of={}", "updates_of={} would have no effect"),
+        ("proxy_target=dynamic_kd proxy_target.gamma={}", "proxy_target.gamma={} would have no effect"),
+        ("sizes.big.d_model=7", "sizes.big.d_model must be a multiple of sizes.big.num_heads; got 7 and 4"),
+        ("sizes.micro.d_model=100000000", "sizes.micro.d_model must be a whole number from 1 to 32768"),
+        ("max_tokens=100000000000000000000", "max_tokens (tokens) must be a whole number from 1 to 1000000"),
+        ("accumulate=1000000", "accumulate (micro-batches) must be a whole number from 1 to 10000; got 1000"),
+        ("seed=99999999999999999999999", "seed must be a whole number from 0 to 4294967295; got 9999999"),
+        ("logger=[csv,csv]", "logger must have each choice once; got logger=[csv,csv]"),
+        ("seed=1 seed=2", "seed must be given once; got seed=1 and seed=2"),
+        ("data.modes={order: 0.1} data.modes.order=0.2", "data.modes.order must be given once; got data.mo"),
+        (
+            "optimizer=adam optimizer=adam",
+            "optimizer must be given once; got optimizer=adam and optimizer=adam",
+        ),
+    ],
+)
+def test_invalid_setting_raises(words: str, sentence: str) -> None:
+    overrides = re.split(r" (?=[+~\w./]+=)", words)
+    with pytest.raises(UserError) as caught:
+        job("+experiment=vanilla_raw", *overrides)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["decoding.beam=100000", "decoding.beam=1.5", "decoding.allow_unk=1"])
+def test_invalid_beam_raises(words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words.partition("=")[0])):
+        job("+experiment=at", words)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from mple.checks import UserError, one_of, share, whole
+from mple.checks import UserError, one_of, seed, share
 from mple.data.text import Pair, Source
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Synthetic:
             raise UserError("data.source.drop must be below 1; got 1: no word would be left")
         one_of("data.source.count", self.count, ("fixed", "bernoulli"))
         one_of("data.source.draw", self.draw, ("uniform", "unigram"))
-        whole("data.source.seed", self.seed, 0)
+        seed("data.source.seed", self.seed)
 
     @property
     def src_lang(self) -> str:

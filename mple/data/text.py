@@ -25,9 +25,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mple.checks import UserError, one_of, whole
+from mple.checks import UserError, one_of, seed, whole
 from mple.data.grammar import Grammar
 
+MOST_PAIRS = 100_000_000
 SPLITS = ("train", "valid", "test")
 Pair = tuple[int, str, str]
 
@@ -137,7 +138,8 @@ class TsvFile:
     def __post_init__(self) -> None:
         for name in ("src_column", "tgt_column", "valid", "test"):
             if getattr(self, name) is not None:
-                whole(f"data.source.{name}", getattr(self, name), 0)
+                most = 1000 if name.endswith("_column") else MOST_PAIRS
+                whole(f"data.source.{name}", getattr(self, name), 0, high=most)
 
     @cached_property
     def _file(self) -> Path:
@@ -362,7 +364,8 @@ class GrammarSource:
 
     def __post_init__(self) -> None:
         for split in SPLITS:
-            whole(f"data.source.{split}", getattr(self, split), 1, unit="pairs")
+            whole(f"data.source.{split}", getattr(self, split), 1, unit="pairs", high=MOST_PAIRS)
+        seed("data.source.seed", self.seed)
 
     def pairs(self, split: str) -> Iterator[Pair]:
         """See `Source.pairs`."""

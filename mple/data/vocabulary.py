@@ -38,6 +38,7 @@ UNKNOWN = "⁇"
 """What `<unk>` looks like in decoded text."""
 
 _NUM_SPECIAL = len(SPECIAL_TOKENS)
+_MOST = 100_000_000  # entries, or pairs that they are learned from
 _SPACE = "␠"  # stands for a space of the original while the text is segmented
 
 
@@ -242,8 +243,8 @@ class BPE:
     sample: int = 1_000_000
 
     def __post_init__(self) -> None:
-        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1)
-        whole("data.vocabulary.sample", self.sample, 1, unit="pairs")
+        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
+        whole("data.vocabulary.sample", self.sample, 1, unit="pairs", high=_MOST)
         number("data.vocabulary.character_coverage", self.character_coverage, 0.9, 1.0)
         for language, how in self.segment.items():
             one_of(f"data.vocabulary.segment.{language}", how, ("jieba",))
@@ -321,8 +322,8 @@ class Words:
     sample: int = 1_000_000
 
     def __post_init__(self) -> None:
-        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1)
-        whole("data.vocabulary.sample", self.sample, 1, unit="pairs")
+        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
+        whole("data.vocabulary.sample", self.sample, 1, unit="pairs", high=_MOST)
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""

@@ -18,6 +18,7 @@ from mple import checks
 from mple.types import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Hypotheses
 
 StateT = TypeVar("StateT", bound="State")
+MOST_BEAMS = 1000
 _CONTENT = len(SPECIAL_TOKENS)  # the first id that is no special symbol
 
 
@@ -110,11 +111,17 @@ class Beam:
     teacher: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        checks.whole("decoding.beam", self.beam, 1)
-        checks.number("decoding.length_penalty", self.length_penalty, 0.0)
-        checks.number("decoding.max_length_factor", self.max_length_factor, 0.0)
-        checks.whole("decoding.min_length", self.min_length, 0, "tokens")
-        checks.whole("decoding.max_length_offset", self.max_length_offset, max(1, self.min_length), "tokens")
+        checks.whole("decoding.beam", self.beam, 1, high=MOST_BEAMS)
+        checks.number("decoding.length_penalty", self.length_penalty, 0.0, 100)
+        checks.number("decoding.max_length_factor", self.max_length_factor, 0.0, 1000)
+        checks.whole("decoding.min_length", self.min_length, 0, "tokens", high=100_000)
+        checks.whole(
+            "decoding.max_length_offset",
+            self.max_length_offset,
+            max(1, self.min_length),
+            "tokens",
+            high=100_000,
+        )
 
     def __call__(self, model: Incremental[StateT], src_tokens: Int[Tensor, "B S"]) -> Hypotheses:
         """The best hypothesis of each sentence, with its log P(Y, eos | X) in nats."""

@@ -48,7 +48,7 @@ class InputSampling:
     teacher: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        checks.whole("decoding.seed", self.seed, 0)
+        checks.seed("decoding.seed", self.seed)
 
     def prepared(
         self,

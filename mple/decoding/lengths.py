@@ -114,5 +114,5 @@ def _is_repeated(lengths: Int[Tensor, "B K"], log_probs: Float[Tensor, "B K"]) -
 
 
 def _check(beam: int, factor: float | int) -> None:
-    checks.whole("decoding.lengths.beam", beam, 1, "candidates")
+    checks.whole("decoding.lengths.beam", beam, 1, "candidates", high=1000)
     checks.number("decoding.lengths.factor", factor, 0.1, 10)

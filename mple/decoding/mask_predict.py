@@ -59,7 +59,7 @@ class MaskPredict:
     schedule: str = "original"
 
     def __post_init__(self) -> None:
-        checks.whole("decoding.fill.iterations", self.iterations, 1, "passes")
+        checks.whole("decoding.fill.iterations", self.iterations, 1, "passes", high=1000)
         checks.one_of("decoding.fill.schedule", self.schedule, SCHEDULES)
 
     @property

@@ -67,6 +67,9 @@ class Search(Protocol):
     ) -> Float[np.ndarray, "K"]: ...
 
 
+MOST_POINTS = 10_000
+
+
 @dataclass(frozen=True)
 class GridSearch:
     """One γ_i after the other over `low`, `low` + `step`, … `high`, round and round until nothing improves.
@@ -83,10 +86,14 @@ class GridSearch:
     step: float | int = 0.1
 
     def __post_init__(self) -> None:
-        checks.number("estimator.search.low", self.low, 0)
-        checks.number("estimator.search.high", self.high, self.low)
-        if not self.step > 0:
-            raise UserError(f"estimator.search.step must be above 0; got {self.step!r}")
+        checks.number("estimator.search.low", self.low, 0, 1e6)
+        checks.number("estimator.search.high", self.high, self.low, 1e6)
+        checks.positive("estimator.search.step", self.step, 1e6)
+        if self.high - self.low > MOST_POINTS * self.step:
+            raise UserError(
+                f"estimator.search.step must make at most {MOST_POINTS} steps from low to high; "
+                f"got {self.step!r}"
+            )
 
     def __call__(
         self, scores: Float[np.ndarray, "n K K"], truth: Float[np.ndarray, "n K"]
@@ -123,8 +130,8 @@ class LineSearch:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.search.restarts", self.restarts, 1)
-        checks.whole("estimator.search.seed", self.seed, 0)
+        checks.whole("estimator.search.restarts", self.restarts, 1, high=10_000)
+        checks.seed("estimator.search.seed", self.seed)
 
     def __call__(
         self, scores: Float[np.ndarray, "n K K"], truth: Float[np.ndarray, "n K"]
@@ -246,8 +253,8 @@ class GammaTuning:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.folds", self.folds, 2)
-        checks.whole("estimator.seed", self.seed, 0)
+        checks.whole("estimator.folds", self.folds, 2, high=1000)
+        checks.seed("estimator.seed", self.seed)
 
     def __call__(
         self, names: Sequence[str], scores: Float[np.ndarray, "n K K"], truth: Float[np.ndarray, "m L"]

@@ -326,8 +326,8 @@ class InputLoss:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.draws", self.draws, 1, unit="Z per sentence")
-        checks.whole("estimator.seed", self.seed, 0)
+        checks.whole("estimator.draws", self.draws, 1, unit="Z per sentence", high=10_000)
+        checks.seed("estimator.seed", self.seed)
 
     def __call__(
         self, nat: NAT, proxy: Proxy, distribution: InputDistribution, batches: Iterable[Batch]

@@ -63,10 +63,10 @@ class Refinement:
     needs_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.iterations", self.iterations, 1, "steps")
+        checks.whole("estimator.iterations", self.iterations, 1, "steps", high=1000)
         checks.one_of("estimator.schedule", self.schedule, SCHEDULES)
-        checks.whole("estimator.draws", self.draws, 1)
-        checks.whole("estimator.seed", self.seed, 0)
+        checks.whole("estimator.draws", self.draws, 1, high=10_000)
+        checks.seed("estimator.seed", self.seed)
 
     def __call__(self, model: NAT, batches: Iterable[Batch]) -> dict[str, float]:
         """`step<i>_total_correlation_bits_per_token`, …: the metrics of `TotalCorrelation` for each step,

@@ -77,8 +77,8 @@ class Bootstrap:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.resamples", self.resamples, 100)
-        checks.whole("estimator.seed", self.seed, 0)
+        checks.whole("estimator.resamples", self.resamples, 100, high=10_000_000)
+        checks.seed("estimator.seed", self.seed)
         if isinstance(self.level, bool) or not 0 < self.level < 1:
             raise UserError(f"estimator.level must be a number above 0 and below 1; got {self.level!r}")
 
@@ -194,8 +194,8 @@ class Permutation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.permutations", self.resamples, 100)
-        checks.whole("estimator.seed", self.seed, 0)
+        checks.whole("estimator.permutations", self.resamples, 100, high=10_000_000)
+        checks.seed("estimator.seed", self.seed)
 
     def p_value(self, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
         """p of `pearson(x, y)`.

@@ -42,7 +42,7 @@ class Gamma:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.number("estimator.beta", self.beta, 0, unit="bits per BLEU point")
+        checks.number("estimator.beta", self.beta, 0, 1e6, unit="bits per BLEU point")
         GammaTuning(self.search, self.folds, self.seed)
 
     def __call__(self, run: Finished) -> dict[str, float]:

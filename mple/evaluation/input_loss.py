@@ -38,8 +38,8 @@ class InputLoss:
 
     def __post_init__(self) -> None:
         checks.one_of("estimator.split", self.split, ("valid", "test"))
-        checks.whole("estimator.draws", self.draws, 1, unit="Z per sentence")
-        checks.whole("estimator.seed", self.seed, 0)
+        checks.whole("estimator.draws", self.draws, 1, unit="Z per sentence", high=10_000)
+        checks.seed("estimator.seed", self.seed)
 
     def __call__(self, run: Finished) -> dict[str, float]:
         found = self.information(run)

@@ -315,12 +315,12 @@ class Latency:
     def __post_init__(self) -> None:
         checks.one_of("estimator.split", self.split, ("valid", "test"))
         checks.one_of("estimator.precision", self.precision, PRECISIONS)
-        checks.whole("estimator.repeats", self.repeats, 1, "passes")
-        checks.whole("estimator.warmup", self.warmup, 0, "batches")
+        checks.whole("estimator.repeats", self.repeats, 1, "passes", high=1000)
+        checks.whole("estimator.warmup", self.warmup, 0, "batches", high=1000)
         if self.sentences is not None:
-            checks.whole("estimator.sentences", self.sentences, 1, "sentences")
+            checks.whole("estimator.sentences", self.sentences, 1, "sentences", high=100_000_000)
         for size in self.batch_sizes:
-            checks.whole("estimator.batch_sizes", size, 1, "sentences")
+            checks.whole("estimator.batch_sizes", size, 1, "sentences", high=100_000)
         if 1 not in self.batch_sizes or len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise UserError(
                 f"estimator.batch_sizes must be different numbers and 1 among them; got {self.batch_sizes}"

@@ -48,7 +48,7 @@ class MPLE:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        checks.number("estimator.beta", self.beta, 0, unit="bits per BLEU point")
+        checks.number("estimator.beta", self.beta, 0, 1e6, unit="bits per BLEU point")
         checks.one_of("estimator.split", self.split, ("valid", "test"))
 
     def __call__(self, run: Finished) -> dict[str, float]:

@@ -69,7 +69,7 @@ class Ott2018:
     allow_leak: bool = False
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.references.min_references", self.min_references, 1)
+        checks.whole("estimator.references.min_references", self.min_references, 1, high=1000)
         if self.near_copy is not None:
             checks.number("estimator.references.near_copy", self.near_copy, 0, 100, unit="BLEU")
         if self.path is None:

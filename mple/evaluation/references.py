@@ -88,7 +88,7 @@ class Files:
     allow_leak: bool = False
 
     def __post_init__(self) -> None:
-        checks.whole("estimator.references.min_references", self.min_references, 1)
+        checks.whole("estimator.references.min_references", self.min_references, 1, high=1000)
         if not self.paths:
             raise UserError("estimator.references.paths must name at least one file of references; got none")
 

@@ -29,8 +29,8 @@ class LengthPredictor(nn.Module):
         detach: bool = False,
     ) -> None:
         super().__init__()
-        checks.whole("module.model.length.max_offset", max_offset, 1, "tokens")
-        checks.number("module.model.length.weight", weight, 0)
+        checks.whole("module.model.length.max_offset", max_offset, 1, "tokens", high=10_000)
+        checks.number("module.model.length.weight", weight, 0, 1e6)
         self.max_length = max_length
         self.max_offset = max_offset
         self.weight = weight

@@ -22,6 +22,17 @@ from mple.model.linear import Linear
 from mple.model.packing import Layout, Packing
 from mple.types import EOS, MASK, PAD, EncoderOutput, SourceWords
 
+MOST_POSITIONS = 1 << 17
+MOST = {
+    "d_model": 1 << 15,
+    "d_ff": 1 << 17,
+    "encoder_layers": 256,
+    "decoder_layers": 256,
+    "num_heads": 1024,
+    "max_positions": MOST_POSITIONS,
+}
+"""What no Transformer of today has more of: beyond it is a slip of the pen, or an attack on the memory."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -37,8 +48,8 @@ class Size:
     max_positions: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "d_ff", "encoder_layers", "decoder_layers", "num_heads", "max_positions"):
-            checks.whole(f"size.{name}", getattr(self, name), 1)
+        for name, most in MOST.items():
+            checks.whole(f"size.{name}", getattr(self, name), 1, high=most)
         checks.number("size.dropout", self.dropout, 0, 0.99)
         checks.one_of("size.norm", self.norm, ("pre", "post"))
         if self.d_model % self.num_heads:

@@ -51,7 +51,7 @@ class DynamicKD:
     _weights: Mapping[str, float | int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        checks.number("proxy_target.beta", self.beta, 0, unit="nats per BLEU point")
+        checks.number("proxy_target.beta", self.beta, 0, 1e6, unit="nats per BLEU point")
         checks.one_of("proxy_target.nll", self.nll, ("mean", "sum"))
         if not isinstance(self.gamma, Mapping):
             raise UserError(f"proxy_target.gamma must be candidates and their weights; got {self.gamma!r}")
@@ -59,7 +59,7 @@ class DynamicKD:
         if not weights:
             raise UserError("proxy_target.gamma must weigh at least one candidate; got none")
         for name, weight in weights.items():
-            checks.number(f"proxy_target.gamma.{name}", weight, 0)
+            checks.number(f"proxy_target.gamma.{name}", weight, 0, 1e6)
         if self.normalize_gamma and sum(weights.values()) == 0:
             raise UserError("proxy_target.gamma must not be all 0 when it is normalised")
         object.__setattr__(self, "_weights", weights)

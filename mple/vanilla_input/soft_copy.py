@@ -30,7 +30,7 @@ class SoftCopy:
     temperature: float | int = 0.3
 
     def __post_init__(self) -> None:
-        checks.number("vanilla_input.temperature", self.temperature, 1e-9, unit="positions")
+        checks.number("vanilla_input.temperature", self.temperature, 1e-9, 1e6, unit="positions")
 
     def __call__(
         self, lengths: Int[Tensor, "B"], encoder_out: EncoderOutput, positions: Float[Tensor, "L D"]

@@ -221,8 +221,9 @@ class TestTuning:
     def test_settings(self) -> None:
         for make, message in (
             (lambda: GridSearch(low=-1), r"search\.low"),
-            (lambda: GridSearch(high=0.5), r"search\.high must be a number of at least 1; got 0\.5"),
-            (lambda: GridSearch(step=0), r"search\.step must be above 0; got 0"),
+            (lambda: GridSearch(high=0.5), r"search\.high must be a number from 1 to 1e\+06; got 0\.5"),
+            (lambda: GridSearch(step=0), r"search\.step must be a number above 0, at most 1e\+06; got 0"),
+            (lambda: GridSearch(step=1e-9), r"search\.step must make at most 10000 steps"),
             (lambda: LineSearch(restarts=0), r"search\.restarts"),
             (lambda: GammaTuning(GridSearch(), folds=1), r"estimator\.folds"),
         ):
