@@ -44,10 +44,12 @@ class AXE:
     variant: "original" is the published programme above. It is not quite the paper's Eq. 20: it also lets a
         skipped token come *before* the aligned one of position 1, or fall on a position that says `<blank>`.
         "strict" is Eq. 20 exactly: only a token after the aligned one of its position can be skipped, so
-        every position that is given any token says one. At δ = 1 both cost the same.
+        every position that is given any token says one. At δ = 1 both cost the same, and T is that of
+        "strict": the tie between a skip before and after the aligned token of position 1 is exact there, and
+        goes to the first token.
 
-    Skipped tokens are the target's `penalty`, which is minimised too but is no part of L_NAT. Ties go to
-    align, then skip pred, then skip target.
+    Skipped tokens are the target's `penalty`, which is minimised too but is no part of L_NAT. Other ties go
+    to align, then skip pred, then skip target.
 
     Logs `blank` (share of positions) and `skipped` (share of R's tokens).
 
@@ -197,6 +199,12 @@ def alignment(
     size = aligned[..., 0].numel()
     to_target = by_target if variant == "original" else by_target + size
     step = torch.where(is_pred, by_pred, to_target).int().masked_fill_(best[1:, 2:] == aligned, by_align)
+    if variant == "original" and delta == 1:
+        # A skip before the aligned token of position 1 then costs what a skip after it costs, float for
+        # float. T* has the first token there (Eq. 20): skip target before an align that follows such a skip.
+        row = torch.arange(2, num_tokens + 1, device=nll.device)
+        is_target = best[row + 1, row + 3] == best[row, row + 2] + skip_target[row, row + 1]
+        step[row, row + 1] = step[row, row + 1].masked_fill(is_target, by_target)
     step[0, 0] = 0  # the start, where a finished path waits for the others
     steps = step.flatten(0, 1)
     if variant == "strict":

@@ -24,7 +24,7 @@ from mple.proxy_target.kd import KD
 from mple.proxy_target.raw import Raw
 from mple.randomness import Draws
 from mple.snapshot import Snapshot
-from mple.types import BLANK, MASK, PAD, Batch, DecoderInput, DecoderOutput, Target
+from mple.types import BLANK, MASK, PAD, Batch, DecoderInput, DecoderOutput, Target, decoder_input
 from tests.fakes import VOCABULARY, contents, count_decodes, nat, output_of, random_batch, snapshot_of, take
 
 DELTAS = (0, 0.5, 1, 2, 5)
@@ -86,7 +86,11 @@ def plain(nll: Table, blank: list[float], delta: float, variant: str) -> Found:
     i, j, table = n, m, best
     while i or j:
         value = table[i][j]
-        if align(i, j) == value:
+        # At δ = 1 a skip before the aligned token of position 1 costs what one after it costs.
+        is_skip_after = variant == "original" and delta == 1 and j == 1 and i > 1
+        if is_skip_after and best[i - 1][1] + nll[i - 1][0] == value:
+            at, skipped, i = [0, *at], [True, *skipped], i - 1
+        elif align(i, j) == value:
             at, skipped, i, j, table = [j - 1, *at], [False, *skipped], i - 1, j - 1, best
         elif table is best and pred(i, j) == value:
             j -= 1
@@ -101,6 +105,19 @@ def tables(n: int, m: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     logits = 2 * torch.randn(m, n + 1, generator=generator, dtype=torch.float64)
     nll = -logits.log_softmax(-1).t()
     return nll[1:], nll[0]
+
+
+def least_first(listed: Iterator[Found]) -> Found:
+    """The first of the alignments whose cost is the least but for rounding."""
+    tried = list(listed)
+    least = min(cost for cost, _, _ in tried)
+    return next(one for one in tried if one[0] < least + 1e-9)
+
+
+def said(found: Found, positions: int) -> list[int | None]:
+    """T: which token of R each position has, None for ε."""
+    place = {j: i for i, (j, is_skipped) in enumerate(zip(*found[1:], strict=True)) if not is_skipped}
+    return [place.get(j) for j in range(positions)]
 
 
 def alone(nll: Tensor, blank: Tensor, delta: float, variant: str) -> Alignment:
@@ -127,10 +144,11 @@ def test_least_of_all_alignments(delta: float, variant: str) -> None:
     for n, m, seed in itertools.product(range(1, 6), range(1, 6), range(2)):
         nll, blank = tables(n, m, seed)
         listed = DEFINITIONS[variant](nll.tolist(), blank.tolist(), delta)
-        cost, at, skipped = min(listed)
+        cost, at, skipped = least_first(listed)
         found = parts(alone(nll, blank, delta, variant))
         assert found[0] == pytest.approx(cost, abs=1e-12)
         assert cost_of(nll, blank, delta, found) == pytest.approx(cost, abs=1e-12)
+        assert said(found, m) == said((cost, at, skipped), m)
         if delta not in (0, 1):  # where several alignments cost the same
             assert found[1:] == (at, skipped)
 
@@ -216,6 +234,21 @@ def test_the_whole_table_of_figure_9() -> None:
     i, j = torch.cartesian_prod(torch.arange(5), torch.arange(5)).T
     found = alignment(nll[1:].expand(25, 4, 4), nll[0].expand(25, 4), i, j, 1, "original").costs
     torch.testing.assert_close(found.view(5, 5), torch.tensor(table), atol=6e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tie_at_position_1_goes_to_the_first_token(variant: str) -> None:
+    """At δ = 1 a skip before and after the aligned token of position 1 cost the same, float for float."""
+    probabilities = torch.tensor([[0.1, 0.3, 0.6], [0.9, 0.05, 0.05]])
+    nll = -probabilities.log().t()
+    found = parts(alone(nll[1:], nll[0], 1, variant))
+    assert found == (pytest.approx(1.8202, abs=5e-5), (0, 0), (False, True))  # a ε
+    nat_loss = float(nll[1, 0] + nll[0, 1])
+    assert nat_loss == pytest.approx(1.3093, abs=5e-5)
+    for seed in range(30):
+        nll, blank = (3 * table for table in tables(6, 6, seed))
+        own, strict = (said(parts(alone(nll, blank, 1, v)), 6) for v in VARIANTS)
+        assert own == strict
 
 
 def test_the_first_row_is_not_penalised() -> None:
@@ -424,6 +457,32 @@ def test_a_huge_delta_is_cross_entropy(canvas: list[int], variant: str, seed: in
         found = CrossEntropy(smoothing)(output_of(logits), target, inputs)
         plain_loss = CrossEntropy(smoothing)(output_of(logits), reference, inputs)
         assert torch.equal(found["nats"].total, plain_loss["nats"].total)
+
+
+def test_revealed_positions_never_become_blank() -> None:
+    """Position 1 is revealed where P(ε) is 0.99, and position 2 would take y_1."""
+    tokens = torch.tensor([[BLANK + 1, BLANK + 2]])
+    probabilities = torch.full((1, 2, VOCABULARY), 1e-4)
+    probabilities[0, 0, BLANK] = 0.99
+    probabilities[0, 1, BLANK + 1] = 0.99
+    reference = Target(tokens, tokens != PAD, tokens)
+    inputs = decoder_input(tokens, reference.counts, torch.tensor([[True, False]]))
+    model, batch = nat(), random_batch([3], [2])
+    look = Snapshot(
+        model,
+        model.encode(batch.src_tokens),
+        batch.ids,
+        batch.tgt_lengths,
+        Draws(1, 0),
+        0,
+        1,
+        output_of(probabilities.log()),
+        inputs,
+    )
+    target = AXE(Raw(), 0.5).align(reference, look)
+    assert torch.equal(target.tokens, tokens)
+    assert target.penalty is not None
+    assert not target.penalty.weights.any()
 
 
 class LargestMade(TorchDispatchMode):
