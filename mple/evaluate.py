@@ -28,6 +28,8 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
         run.decode_with(decoding)
     found = evaluation(run)
     settings: dict[str, Any] = {"estimator": OmegaConf.to_container(cfg.estimator, resolve=True)}
+    if "beta" in settings["estimator"] and settings["estimator"]["beta"] is None:
+        settings["estimator"]["beta"] = run.beta  # the data set's: the report names the number
     if decoding is not None:
         settings["decoding"] = OmegaConf.to_container(cfg.decoding, resolve=True)
     if (inputs := getattr(getattr(evaluation, "references", None), "inputs", None)) is not None:

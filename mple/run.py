@@ -40,7 +40,7 @@ def key_of(config: Mapping[str, object]) -> str:
 
     def identity(value: object) -> object:
         if isinstance(value, Mapping):
-            skipped = ("root", "path", "num_workers")
+            skipped = ("root", "path", "num_workers", "mple_beta")  # the last is of measuring alone
             return {k: identity(v) for k, v in value.items() if k not in skipped and v is not None}
         return value
 

@@ -6,9 +6,12 @@
     snapshot.on(lengths)            # the same for canvases of other lengths (a T of another length than Y)
     snapshot.given(inputs)          # the same given some Z, with gradient: the M-step's own pass
 
-Encoder states are shared with the training pass. Nothing runs until a strategy asks: plain MLE, KD and CMLM
-never look ahead.
+Encoder states are shared with the training pass, and where they are given as a function they are computed at
+the first use. Nothing runs until a strategy asks: plain MLE, KD and CMLM never look ahead.
 """
+
+import functools
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +26,7 @@ from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
 class Snapshot:
     """Lazy look-ahead of a NAT on canvases of `lengths`.
 
+    encoder_out: the encoder's states, or what computes them, once, when they are first needed.
     step, total: the update and how many there will be, for schedules.
     draws: where every random choice of the E-step comes from.
 
@@ -32,7 +36,7 @@ class Snapshot:
     def __init__(
         self,
         model: NAT,
-        encoder_out: EncoderOutput,
+        encoder_out: EncoderOutput | Callable[[], EncoderOutput],
         ids: Int[Tensor, "B"],
         lengths: Int[Tensor, "B"],
         draws: Draws,
@@ -41,7 +45,8 @@ class Snapshot:
         output: DecoderOutput | None = None,
         inputs: DecoderInput | None = None,
     ) -> None:
-        self.model, self.encoder_out, self.ids, self.lengths = model, encoder_out, ids, lengths
+        self.model, self.ids, self.lengths = model, ids, lengths
+        self._encode = functools.cache(encoder_out) if callable(encoder_out) else lambda: encoder_out
         self.draws, self.step, self.total = draws, step, total
         self.inputs = model.blank(lengths) if inputs is None else inputs
         self._output = output
@@ -50,6 +55,10 @@ class Snapshot:
         self._predictions: Tensor | None = None
         self._normaliser: Tensor | None = None
         self._last: Snapshot | None = None
+
+    @property
+    def encoder_out(self) -> EncoderOutput:
+        return self._encode()
 
     @property
     def output(self) -> DecoderOutput:
@@ -163,7 +172,7 @@ class Snapshot:
         self, lengths: Tensor, output: DecoderOutput | None = None, inputs: DecoderInput | None = None
     ) -> "Snapshot":
         return Snapshot(
-            self.model, self.encoder_out, self.ids, lengths, self.draws, self.step, self.total, output, inputs
+            self.model, self._encode, self.ids, lengths, self.draws, self.step, self.total, output, inputs
         )
 
 

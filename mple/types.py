@@ -155,8 +155,22 @@ class DecoderInput(_Movable):
 
     @property
     def is_blank(self) -> bool:
-        """Whether it says nothing but the canvases' lengths."""
-        return self.latent is None and not bool(self.revealed.any())
+        """Whether it shows nothing but the canvases' lengths: no token, revealed or not, and no latent."""
+        return self.latent is None and not bool(((self.tokens != MASK) & self.is_canvas).any())
+
+
+def decoder_input(
+    tokens: Int[Tensor, "B L"],
+    is_canvas: Bool[Tensor, "B L"],
+    revealed: Bool[Tensor, "B L"],
+    log: dict[str, Mean] | None = None,
+) -> DecoderInput:
+    """The Z that reveals `tokens` at the positions of the canvas where `revealed` is True, with `<mask>` at
+    the others and `pad` outside the canvas."""
+    revealed = revealed & is_canvas
+    return DecoderInput(
+        torch.where(revealed, tokens, torch.where(is_canvas, MASK, PAD)), revealed, log=log or {}
+    )
 
 
 @dataclass(frozen=True)

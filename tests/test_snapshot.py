@@ -11,7 +11,9 @@ from mple.proxy_input.blank import Blank
 from mple.proxy_input.glancing import Glancing
 from mple.proxy_target.dynamic_kd import DynamicKD
 from mple.proxy_target.raw import Raw
-from mple.types import MASK, PAD, Batch, DecoderInput
+from mple.randomness import Draws
+from mple.snapshot import Snapshot
+from mple.types import MASK, PAD, Batch, DecoderInput, EncoderOutput
 from tests.fakes import contents, count_decodes, nat, pad_right, random_batch, snapshot_of, take
 
 CANDIDATE_LENGTHS = [[3, 5, 3], [6, 2, 4], [1, 7, 7]]
@@ -100,6 +102,36 @@ def test_on_reuses_the_rows_of_candidate_nll() -> None:
         close(found.output.features[canvas], fresh.output.features[canvas])
         close(found.output.logits_at(canvas), fresh.output.logits_at(canvas))
         assert torch.equal(predictions, fresh.predictions)
+
+
+def test_log_probs_after_candidate_nll_are_those_of_a_fresh_look_ahead() -> None:
+    """What `candidate_nll` keeps of each length is used for the sentence and length that it belongs to."""
+    model, batch = nat(), example()
+    assert batch.tgt_candidates is not None
+    for choice in ([0, 0, 0], [1, 2, 0], [2, 1, 1]):
+        look = snapshot_of(model, batch)
+        look.candidate_nll(batch.tgt_candidates)
+        width = max(CANDIDATE_LENGTHS[b][k] for b, k in enumerate(choice))
+        tokens = torch.stack([batch.tgt_candidates[b, k, :width] for b, k in enumerate(choice)])
+        lengths = (tokens != PAD).sum(1)
+        close(look.on(lengths).log_probs(tokens), snapshot_of(model, batch).on(lengths).log_probs(tokens))
+
+
+def test_encoder_states_are_computed_when_first_needed_and_once() -> None:
+    model, batch = nat(), example()
+    calls: list[int] = []
+
+    def encode() -> EncoderOutput:
+        calls.append(1)
+        return model.encode(batch.src_tokens)
+
+    look = Snapshot(model, encode, batch.ids, batch.tgt_lengths, Draws(1, 0), 0, 1)
+    other = look.on(torch.tensor([1, 2, 3]))
+    assert calls == []
+    assert torch.equal(look.predictions, snapshot_of(model, batch).predictions)
+    assert other.predictions.shape == (3, 3)
+    assert look.encoder_out is other.encoder_out
+    assert calls == [1]
 
 
 def test_what_is_made_of_the_source_in_the_look_ahead_learns_in_the_training_pass() -> None:

@@ -16,8 +16,8 @@ START = "The references of S and L_target are "
 GRAMMAR = "all targets that the grammar gives the source, each by its probability"
 DESCRIPTIONS = (
     "independent descriptions of the same image (Multi30k task 2), not translations of the source: S says "
-    "how near a text is to what other people write of the image, and is low for every text. A description "
-    "that is the corpus' own target is left out"
+    "how near a text is to what other people write of the image, and is low for every text. Where "
+    "the corpus' own target is one of the descriptions (English), one copy of it is left out"
 )
 OTHERS = "the other targets that the corpus has for the same source; sentences with a single one are left out"
 SINGLE = "the corpus' own single target, from which the raw target has no distance by definition"

@@ -18,7 +18,7 @@ from mple.model.autoregressive import Autoregressive
 from mple.model.input_predictor import InputDistribution, target_entries
 from mple.model.nat import NAT
 from mple.randomness import Draws, mix
-from mple.types import PAD, DecoderInput, Hypotheses
+from mple.types import PAD, DecoderInput, Hypotheses, decoder_input
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class InputSampling:
         output = vanilla.decode(vanilla.blank(lengths), vanilla.encode(src_tokens))
         tokens = blank.tokens.clone()
         tokens[revealed], _ = most_probable(vanilla, output, revealed)
-        return DecoderInput(tokens, revealed)
+        return decoder_input(tokens, blank.is_canvas, revealed)
 
     def _distribution(self, model: NAT, device: torch.device) -> InputDistribution:
         if self.distribution is None:

@@ -20,6 +20,7 @@ from mple import checks
 from mple.checks import UserError
 from mple.estimator.mple_loss import MpleTable
 from mple.estimator.statistics import Bootstrap, Interval, Permutation, pearson
+from mple.estimator.target_distortion import BETA
 
 BETAS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 """0.05, 0.10, … 1."""
@@ -78,7 +79,7 @@ class ObjectiveCorrelation:
     Source: Sec. 4.2, Tables 2, 3, 7, 8. Differences: the interval and both p are ours.
     """
 
-    beta: float | int = 0.2
+    beta: float | int = BETA
     betas: Sequence[float | int] = BETAS
     over_seeds: str = "mean"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)

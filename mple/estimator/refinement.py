@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mple import checks
@@ -29,7 +29,7 @@ from mple.decoding.mask_predict import SCHEDULES
 from mple.estimator.total_correlation import SentenceLosses, TotalCorrelation
 from mple.model.nat import NAT
 from mple.randomness import Draws
-from mple.types import MASK, PAD, Batch, DecoderInput, EncoderOutput
+from mple.types import PAD, Batch, EncoderOutput, decoder_input
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _losses(
     for more in range(int((lengths - seen).max())):
         row = (seen + more < lengths).nonzero().squeeze(1)  # those that still have something hidden
         now = (seen[row] + more).unsqueeze(1)
-        inputs = _shown(tokens[row], rank[row] < now)
+        inputs = decoder_input(tokens[row], is_content[row], rank[row] < now)
         is_next = rank[row] == now
         wanted = is_content[row] & (rank[row] >= now) if more == 0 else is_next
         nats = torch.zeros(wanted.shape, dtype=torch.float64, device=tokens.device)
@@ -128,8 +128,3 @@ def _losses(
         if more == 0:
             found[0, row] = nats.sum(1)
     return found
-
-
-def _shown(tokens: Int[Tensor, "N L"], is_seen: Bool[Tensor, "N L"]) -> DecoderInput:
-    revealed = is_seen & (tokens != PAD)
-    return DecoderInput(torch.where(revealed | (tokens == PAD), tokens, MASK), revealed)

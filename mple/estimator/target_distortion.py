@@ -24,6 +24,10 @@ from mple.checks import UserError
 from mple.data.grammar import Grammar
 from mple.estimator.statistics import Bootstrap
 
+BETA = 0.2
+"""β of L̂_target, in bits per BLEU point, of a data set that has none of its own (`data.paper.mple_beta`): the
+paper's for En-De."""
+
 _NAMED = 3  # leaked lines that an error quotes
 
 
@@ -46,7 +50,7 @@ class TargetDistortion:
     here sacreBLEU's exponential smoothing, and Y.
     """
 
-    beta: float | int = 0.2
+    beta: float | int = BETA
     tokenize: str = "13a"
     min_references: int = 2
     bootstrap: Bootstrap = field(default_factory=Bootstrap)

@@ -16,6 +16,7 @@ from mple import start
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.decoding.input_sampling import InputSampling
+from mple.estimator.target_distortion import BETA
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
@@ -106,6 +107,11 @@ class Finished:
     @property
     def name(self) -> str:
         return f"{self.metrics['experiment']} seed {self.metrics['seed']}"
+
+    @property
+    def beta(self) -> float:
+        """β of L̂_target for this data set, in bits per BLEU point (`data.paper.mple_beta`)."""
+        return float(OmegaConf.select(self.job.cfg, "data.paper.mple_beta", default=BETA))
 
     @cached_property
     def data(self) -> TranslationData:

@@ -29,7 +29,7 @@ class Gamma:
 
     search: `line` is exact along lines, `grid` the paper's 1 to 3 in steps of 0.1.
     references: must be several a sentence, or known exactly.
-    beta: β in bits per BLEU point, for L̂_target alone; the best γ does not depend on it.
+    beta: β in bits per BLEU point, of L̂_target alone: the best γ does not depend on it. None: the data set's.
     folds, seed: of the held-out gain.
     """
 
@@ -37,12 +37,13 @@ class Gamma:
 
     search: Search = field(default_factory=LineSearch)
     references: References = field(default_factory=Known)
-    beta: float | int = 0.2
+    beta: float | int | None = None
     folds: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.number("estimator.beta", self.beta, 0, 1e6, unit="bits per BLEU point")
+        if self.beta is not None:
+            checks.number("estimator.beta", self.beta, 0, 1e6, unit="bits per BLEU point")
         GammaTuning(self.search, self.folds, self.seed)
 
     def __call__(self, run: Finished) -> dict[str, float]:
@@ -79,4 +80,4 @@ class Gamma:
         )
         overrides = " ".join(f"{key}.gamma.{name}={value:.3g}" for name, value in fit.gamma.items())
         console.print(f"to train with it: {overrides}", soft_wrap=True)  # one line, to be pasted
-        return fit.metrics(self.beta)
+        return fit.metrics(run.beta if self.beta is None else self.beta)

@@ -31,7 +31,8 @@ from mple.modules.non_autoregressive import NonAutoregressive
 class MPLE:
     """L_NAT and L_input per token of T in bits, S̄ (0 to 100) and their sum, with intervals over sentences.
 
-    beta: β in bits per BLEU point; the paper takes 0.2 (En-De) and 0.25 (Zh-En) and does not state the unit.
+    beta: β in bits per BLEU point; None: the data set's own (`Finished.beta`). The paper takes 0.2 (En-De)
+        and 0.25 (Zh-En) and does not state the unit. It is not Dynamic KD's β, which is in nats.
     split: "valid" or "test"; a distilled T is there for "valid" only.
     references: what Y is in S(Y, T).
     input_predictor: see `InputLoss`.
@@ -41,14 +42,15 @@ class MPLE:
 
     decodes: ClassVar[bool] = False
 
-    beta: float | int = 0.2
+    beta: float | int | None = None
     split: str = "valid"
     references: References = field(default_factory=Known)
     input_predictor: str | None = None
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        checks.number("estimator.beta", self.beta, 0, 1e6, unit="bits per BLEU point")
+        if self.beta is not None:
+            checks.number("estimator.beta", self.beta, 0, 1e6, unit="bits per BLEU point")
         checks.one_of("estimator.split", self.split, ("valid", "test"))
 
     def __call__(self, run: Finished) -> dict[str, float]:
@@ -67,7 +69,8 @@ class MPLE:
         scored, scores = is_scored.astype(np.float64), np.where(is_scored, similarity.values, 0.0)
         tokens, bits = drawn.tokens.astype(np.float64), 1 / math.log(2)
         nat = (drawn.nats, tokens, bits)
-        target = (scores, scored, -self.beta)
+        beta = run.beta if self.beta is None else float(self.beta)
+        target = (scores, scored, -beta)
         given = (hint.nats, hint.tokens.astype(np.float64), bits)
         terms = {"nat_loss": [nat], "target_loss": [target], "input_loss": [given]}
         terms["mple_loss"] = [nat, target, given]
@@ -75,7 +78,7 @@ class MPLE:
         for name, parts in terms.items():
             found |= self.bootstrap.ratios(parts).metrics(name, "bits_per_token")
         found |= self.bootstrap.mean(similarity.values[is_scored]).metrics("similarity")
-        return found | {"beta": float(self.beta), "bleu": run.metrics["test"]["tokenised_bleu"]}
+        return found | {"beta": beta, "bleu": run.metrics["test"]["tokenised_bleu"]}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,12 @@
 
 A file whose lines have keys, and that need not go line by line with the split: `mple.evaluation.ott2018`.
 
-`similarity` is S̄ of each sentence, the mean sentence BLEU of a text with its references, 0 to 100. Where
-there are others, the corpus' own target is none of them: raw data would be compared with itself. For
-targets that people wrote independently of each other that makes S̄ of raw data an estimate without bias.
+`similarity` is S̄ of each sentence, the mean sentence BLEU of a text with its references, 0 to 100.
+
+Where the own target of the corpus is one of a source's references (Tatoeba's other targets, the English
+descriptions of Multi30k), one copy of it is removed, since raw data would be compared with itself. Nothing
+else is ever removed: where people wrote the references independently of each other, one that equals the own
+target is a measurement like the others, and S̄ of raw data without it would be too low.
 """
 
 from collections.abc import Sequence
@@ -59,7 +62,7 @@ class Known:
         if hasattr(source, "references"):
             of_source = {src: several for _, src, several in source.references(split)}
             every = [of_source.get(src, []) for src in sources]
-            every = _others(every, references)
+            every = [without_own(several, own) for several, own in zip(every, references, strict=True)]
             return of_several(every, targets, tokenize, 1, "other targets in the corpus")
         values = TargetDistortion(tokenize=tokenize, min_references=1).similarity(
             targets, [[reference] for reference in references]
@@ -74,6 +77,9 @@ class Files:
 
     paths: the files; a line may hold several references with tabs between them, an empty one none.
     label: what they are, in the note: "references", or "descriptions" of an image, which translate nothing.
+    own_is_among_them: the own target of the corpus was chosen from these references, so one copy of it is
+        removed from each sentence that has it. False for references that were written independently of it;
+        the note counts the sentences whose own target is one of them.
     min_references: of sentences with fewer nothing is measured.
     allow_leak: measure though sources of the split are sources of training.
 
@@ -84,6 +90,7 @@ class Files:
 
     paths: tuple[str, ...] | list[str] = ()
     label: str = "references"
+    own_is_among_them: bool = False
     min_references: int = 2
     allow_leak: bool = False
 
@@ -123,12 +130,21 @@ class Files:
         trained = (src for _, src, _ in source.pairs("train"))
         leaked = check_leak(sources, trained, self.allow_leak)
         note = f"{self.label} in {len(self.paths)} files" + (f", {leaked} leaked sources" if leaked else "")
-        return of_several(_others(every, own), targets, run.data.tokenize, self.min_references, note)
+        equal = sum(target in several for several, target in zip(every, own, strict=True))
+        note += (
+            f", own target {'removed from' if self.own_is_among_them else 'among'} those of {equal} sentences"
+        )
+        if self.own_is_among_them:
+            every = [without_own(several, target) for several, target in zip(every, own, strict=True)]
+        return of_several(every, targets, run.data.tokenize, self.min_references, note)
 
 
-def _others(references: Sequence[Sequence[str]], own: Sequence[str]) -> list[list[str]]:
-    """Of every sentence those that are not the corpus' own target."""
-    return [[y for y in several if y != o] for several, o in zip(references, own, strict=True)]
+def without_own(references: Sequence[str], own: str) -> list[str]:
+    """The references of a sentence less one copy of the own target of the corpus, where it is one of them."""
+    if own not in references:
+        return list(references)
+    place = references.index(own)
+    return [*references[:place], *references[place + 1 :]]
 
 
 def of_several(
@@ -142,7 +158,7 @@ def of_several(
     rows = [row for row, several in enumerate(references) if len(several) >= least]
     if not rows:
         raise UserError(
-            f"L_target needs sentences with at least {least} references beside the corpus' own "
+            f"L_target needs sentences with at least {least} references "
             f"(estimator.references.min_references); none of {len(references)} has them"
         )
     distortion = TargetDistortion(tokenize=tokenize, min_references=least)

@@ -5,6 +5,7 @@ python evaluate.py run=CMLM estimator=refinement estimator.iterations=10
 
 import csv
 import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ def _learned(run: Finished, split: str) -> Iterator[Batch]:
     module = run.module
     assert isinstance(module, NonAutoregressive)
     for batch in run.batches_with_candidates(split):
-        target, _, _ = module.proxy(batch, module.snapshot(batch, module.model.encode(batch.src_tokens)))
+        encode = functools.partial(module.model.encode, batch.src_tokens)
+        target, _, _ = module.proxy(batch, module.snapshot(batch, encode))
         yield dataclasses.replace(batch, tgt_tokens=target.tokens.masked_fill(~target.counts, PAD))
 
 

@@ -6,6 +6,8 @@
 P(t_i | X), the other factor of P(Z | X), is a finished vanilla NAT's and is not trained.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -66,8 +68,8 @@ class InputPredictor(UpdateModule):
         """T, Z ~ Q(T, Z | X) of the finished run. Outside training Z is always the same."""
         nat, _ = self._models(batch.ids.device)
         draws = Draws(self.seed, self.global_step if self.training else -1)
-        encoder_out = nat.encode(batch.src_tokens)
-        look = Snapshot(nat, encoder_out, batch.ids, batch.tgt_lengths, draws, step=1, total=1)
+        encode = functools.partial(nat.encode, batch.src_tokens)
+        look = Snapshot(nat, encode, batch.ids, batch.tgt_lengths, draws, step=1, total=1)
         target, inputs, _ = self.proxy(batch, look)
         return target, inputs
 

@@ -4,6 +4,9 @@ E-step   T, Z ~ Q(T, Z | X)                `proxy`
 M-step   minimise −log P(T | Z, X)         `objective`
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -58,7 +61,7 @@ class NonAutoregressive(UpdateModule):
         minimised = {"nats": loss["nats"], "length": length["length"]} | inputs.losses
         return minimised, self._logged(loss, length, target, inputs)
 
-    def snapshot(self, batch: Batch, encoder_out: EncoderOutput) -> Snapshot:
+    def snapshot(self, batch: Batch, encoder_out: EncoderOutput | Callable[[], EncoderOutput]) -> Snapshot:
         """The model as the E-step sees it. Outside training the draws are those of no update, always the
         same, and schedules are at their end."""
         step = self.global_step if self.training else self.updates
@@ -66,8 +69,9 @@ class NonAutoregressive(UpdateModule):
         return Snapshot(self.model, encoder_out, batch.ids, batch.tgt_lengths, draws, step, self.updates)
 
     def counts(self, batch: Batch) -> tuple[dict[str, Tensor], Chosen | None]:
-        encoder_out = self.model.encode(batch.src_tokens)
-        target, inputs, _ = self.proxy(batch, self.snapshot(batch, encoder_out))
+        # Nothing is encoded here where neither T nor Z needs the model.
+        encode = functools.partial(self.model.encode, batch.src_tokens)
+        target, inputs, _ = self.proxy(batch, self.snapshot(batch, encode))
         sentences = torch.full((), float(len(batch)), device=batch.ids.device)
         own = {key: loss.count for key, loss in inputs.losses.items()}
         found = {"nats": self.objective.count(target, inputs), "length": sentences} | own

@@ -72,7 +72,7 @@ class UpdateModule(pl.LightningModule):
         raise NotImplementedError
 
     def measure(self, batch: Batch) -> dict[str, Mean]:
-        """Losses on a held-out batch, in bits or shares."""
+        """Losses on a held-out batch, in bits or shares; never under autocast."""
         raise NotImplementedError
 
     def hypotheses(self, batch: Batch) -> Hypotheses:
@@ -203,7 +203,10 @@ class UpdateModule(pl.LightningModule):
         self._first: list[tuple[int, list[int]]] = []
 
     def _evaluate(self, batch: Batch) -> None:
-        for key, value in self.measure(batch).items():
+        # In float32 as estimator=… measures it; what is decoded stays in the type that training has.
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            measured = self.measure(batch)
+        for key, value in measured.items():
             old = self._measured.get(key)
             self._measured[key] = value if old is None else old + value
         found = self.hypotheses(batch)

@@ -6,12 +6,11 @@ returns a `DecoderInput`. It reveals content of T at some positions and leaves `
 
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mple.snapshot import Snapshot
-from mple.types import MASK, PAD, Batch, DecoderInput, Target
+from mple.types import Batch, DecoderInput, Target, decoder_input
 
 
 @runtime_checkable
@@ -31,6 +30,4 @@ def reveal(
     With independent uniform priorities every subset of that size is equally likely.
     """
     order = priority.masked_fill(~target.counts, float("inf")).argsort(1).argsort(1)
-    revealed = (order < counts.unsqueeze(1)) & target.counts
-    tokens = torch.where(revealed, target.tokens, torch.where(target.counts, MASK, PAD))
-    return DecoderInput(tokens, revealed, log=log or {})
+    return decoder_input(target.tokens, target.counts, order < counts.unsqueeze(1), log)

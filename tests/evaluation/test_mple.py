@@ -1,20 +1,24 @@
 """L̂_MPLE of finished runs: against loops over sentences, the run's own validation, and its parts."""
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
 
 from mple.checks import UserError
 from mple.estimator.statistics import Bootstrap
+from mple.evaluate import evaluate
 from mple.evaluation import Evaluation
 from mple.evaluation.finished import Finished
 from mple.evaluation.mple import MPLE, draw_targets
-from mple.evaluation.references import Known
+from mple.evaluation.references import Known, Similarity
 from mple.types import BLANK, PAD
-from tests.runs import distil_at_random, random_run
+from tests.runs import distil_at_random, random_run, write_corpus
 from tests.test_evaluate import opened
 
 FAST = Bootstrap(200)
@@ -74,6 +78,54 @@ def test_it_is_what_the_runs_own_validation_measures(experiment: str, tmp_path: 
         assert low <= value <= high
         assert low < high or name == "input_loss" or (name == "target_loss" and experiment == "vanilla_raw")
     assert found["similarity_low"] <= found["similarity"] <= found["similarity_high"]
+
+
+@pytest.mark.parametrize(
+    ("data", "langs", "beta"), [("wmt17_zh_en", ("zh", "en"), 0.25), ("wmt14_en_de", ("en", "de"), 0.2)]
+)
+def test_beta_is_the_data_sets(data: str, langs: tuple[str, str], beta: float, tmp_path: Path) -> None:
+    """0.25 for Zh-En in L_MPLE, where Dynamic KD has 0.1; 0.2 for En-De."""
+    corpus = write_corpus(tmp_path / "corpus")
+    for split in ("train", "valid", "test"):
+        for old, new in zip(("de", "en"), langs, strict=True):
+            (corpus / f"{split}.{old}").rename(corpus / f"{split}.{new}.new")
+        for new in langs:
+            (corpus / f"{split}.{new}.new").rename(corpus / f"{split}.{new}")
+    names = (f"data={data}", f"data.root={corpus}", "data.vocabulary.size=90", "budget=mini")
+    folder = random_run(tmp_path, "+experiment=vanilla_raw", data=names)
+    run = opened(folder)
+    assert run.beta == beta
+    overrides = [f"run={folder}", "estimator=mple", "device=cpu"]
+    found = evaluate(hydra.compose("evaluate", overrides), overrides)
+    assert found["beta"] == beta
+    assert found["target_loss_bits_per_token"] == pytest.approx(-beta * found["similarity"])
+    (report,) = (folder / "evaluations").glob("mple-*.json")
+    assert json.loads(report.read_text())["settings"]["estimator"]["beta"] == beta
+    overrides.append("estimator.beta=0.3")
+    assert evaluate(hydra.compose("evaluate", overrides), overrides)["beta"] == 0.3
+
+
+def test_sentences_without_references_have_no_share_in_the_target_loss(tmp_path: Path) -> None:
+    class Few:
+        def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
+            return Similarity(np.array([50.0, np.nan] * (len(targets) // 2)), "half of them")
+
+    run = made(tmp_path, "+experiment=vanilla_raw")
+    found = MPLE(beta=0.2, references=Few(), bootstrap=FAST)(run)
+    assert found["target_loss_bits_per_token"] == pytest.approx(-10)
+    assert found["similarity"] == 50
+
+
+def test_revealed_positions_lose_nothing_in_the_nat_loss(tmp_path: Path) -> None:
+    """As in the validation of the run: a token that Z reveals counts, with 0."""
+    run = made(tmp_path, "+experiment=cmlm")
+    means = [
+        run.module.measure(batch)["nat_loss_proxy_bits_per_token"]
+        for batch in run.batches_with_candidates("valid")
+    ]
+    total = sum(float(mean.total) for mean in means) / sum(float(mean.count) for mean in means)
+    drawn = draw_targets(run, "valid")
+    assert drawn.nats.sum() / drawn.tokens.sum() / math.log(2) == pytest.approx(total, rel=1e-5)
 
 
 def test_texts_of_aligned_targets_are_the_models_and_have_no_blanks(tmp_path: Path) -> None:

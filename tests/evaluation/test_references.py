@@ -11,7 +11,7 @@ import sacrebleu
 from mple.checks import UserError
 from mple.evaluation.finished import Finished
 from mple.evaluation.references import Files, Known, References
-from tests.runs import random_run, sentences
+from tests.runs import random_run, sentences, write_corpus
 from tests.test_evaluate import opened
 
 COUNT = 10  # sentences of the split
@@ -41,7 +41,7 @@ def lines(path: Path, texts: list[str]) -> str:
 def test_files_go_line_by_line_with_the_split(run: Finished, tmp_path: Path) -> None:
     own = run.data.text("valid")[2]
     one, two, three = (sentences(COUNT, seed=seed, words=["man", "dog", "sees", "the"]) for seed in (1, 2, 3))
-    two[4] = own[4]  # the corpus' own target is no reference of itself
+    two[4] = own[4]  # an independent reference that equals the own target counts
     together = [f"{a}\t{b}" for a, b in zip(one, three, strict=True)]
     together[7] = ""
     files = Files((lines(tmp_path / "a", together), lines(tmp_path / "b.gz", two)), allow_leak=True)
@@ -52,11 +52,38 @@ def test_files_go_line_by_line_with_the_split(run: Finished, tmp_path: Path) -> 
         if row == 7:
             assert np.isnan(found.values[row])  # a single one is left
             continue
-        references = [y for y in references if y != own[row]]
         expected = np.mean([bleu(TARGETS[row], y) for y in references])
         assert found.values[row] == pytest.approx(expected, abs=1e-4)
-    assert "9 sentences, 2.9 references each" in found.note
+    equal = sum(own[row] in (one[row], three[row], two[row]) for row in range(COUNT) if row != 7)
+    assert f"own target among those of {equal} sentences" in found.note
+    assert "9 sentences, 3.0 references each" in found.note
     assert "leaked" in found.note  # a source of a single word
+
+
+@pytest.mark.parametrize(
+    ("own_is_among_them", "expected"),
+    [(False, (100 + 59.4604 + 0) / 3), (True, (59.4604 + 0) / 2)],
+)
+def test_equal_references_are_removed_only_where_own_is_among_them(
+    own_is_among_them: bool, expected: float, tmp_path: Path
+) -> None:
+    """Independent references stay, whatever they equal; of the own target exactly one copy is removed."""
+    root = write_corpus(tmp_path / "corpus")
+    (root / "valid.de").write_text("ein hund mann\nder mann hund\n")
+    (root / "valid.en").write_text("a b c d\na b c d\n")
+    data = ["data=text", f"data.root={root}", "data.src_lang=de", "data.tgt_lang=en"]
+    run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=[*data, "data.vocabulary.size=90"]))
+    targets = run.data.text("valid")[2]
+    assert targets == ["a b c d"] * 2
+    paths = tuple(lines(tmp_path / f"r{k}", [y] * 2) for k, y in enumerate(("a b c d", "a b c e", "x y z w")))
+    files = Files(paths, own_is_among_them=own_is_among_them, allow_leak=True)
+    found = files.similarity(run, "valid", targets)
+    assert found.values == pytest.approx([expected] * 2, abs=1e-3)
+    place = "removed from" if own_is_among_them else "among"
+    assert f"own target {place} those of 2 sentences" in found.note
+    twice = Files((*paths, paths[0]), own_is_among_them=own_is_among_them, allow_leak=True)
+    count = 4 - own_is_among_them
+    assert f"{count:.1f} references each" in twice.similarity(run, "valid", targets).note
 
 
 def test_a_file_of_another_length_is_refused(run: Finished, tmp_path: Path) -> None:
@@ -76,7 +103,9 @@ def test_files_of_a_source_that_does_not_know_its_size(tmp_path: Path) -> None:
     run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=hub_layout(tmp_path / "hub")))
     assert run.job.source.size("valid") is None
     texts = [sentences(COUNT, seed=seed, words=["a", "dog", "runs"]) for seed in (1, 2)]
-    fit = Files([lines(tmp_path / f"fit{k}", some) for k, some in enumerate(texts)], "descriptions", 1, True)
+    fit = Files(
+        [lines(tmp_path / f"fit{k}", some) for k, some in enumerate(texts)], "descriptions", False, 1, True
+    )
     assert fit.similarity(run, "valid", TARGETS).note.startswith("descriptions in 2 files")
     for count in (COUNT - 1, COUNT + 1):
         path = lines(tmp_path / str(count), sentences(count, words=["a", "dog"]))

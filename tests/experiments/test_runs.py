@@ -187,7 +187,9 @@ def test_evaluations_are_told_apart_by_their_settings(tmp_path: Path) -> None:
     assert number is not None
     assert number.values == {1: 2.0}
     assert own.measured(training, MPLE) == []
-    assert [str(entry) for entry in own.missing] == [f"python evaluate.py run={run} estimator=mple"]
+    assert [str(entry) for entry in own.missing] == [
+        f"python evaluate.py run={run} estimator=mple estimator.beta=0.2"
+    ]
 
 
 def test_an_evaluation_of_another_split_or_beta_is_another_one(tmp_path: Path) -> None:
@@ -291,7 +293,8 @@ def test_a_future_folder_is_one_that_the_shell_finds(tmp_path: Path) -> None:
     (command,) = [entry for entry in own.missing if entry.stage == EVALUATE]
     made = fake.make_run(tmp_path, "glat_kd")
     said = subprocess.run(["bash", "-c", f"echo {command}"], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["python", "evaluate.py", f"run={made}", "estimator=mple"]
+    words = ["python", "evaluate.py", f"run={made}", "estimator=mple", "estimator.beta=0.2"]
+    assert said.stdout.split() == words
 
 
 def test_multi30k_has_its_descriptions_for_references(tmp_path: Path) -> None:
@@ -305,6 +308,10 @@ def test_multi30k_has_its_descriptions_for_references(tmp_path: Path) -> None:
     paths = next(word for word in missing.command if word.startswith("estimator.references.paths="))
     assert paths.count("ROOT/descriptions.val.") == 5
     assert paths.endswith("descriptions.val.5.en.gz]")
+    assert "estimator.references.own_is_among_them=true" in missing.command
+    other = {"paths": ["a"], "own_is_among_them": False}
+    fake.evaluate(run, "mple", {"estimator": {"references": other}}, similarity=8.0)
+    assert Library(Study(tmp_path, data=data)).measured(Training("vanilla_kd"), MPLE) == []
     fake.evaluate(run, "mple", {"estimator": {"references": {"paths": ["a"]}}}, similarity=9.0)
     ((_, metrics),) = Library(Study(tmp_path, data=data)).measured(Training("vanilla_kd"), MPLE)
     assert metrics["similarity"] == 9.0

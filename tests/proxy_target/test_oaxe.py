@@ -103,6 +103,18 @@ def test_least_of_all_permutations(seed: int) -> None:
     assert target.reference is reference.reference
 
 
+def test_revealed_tokens_do_not_count_as_truncated() -> None:
+    """Position 1 is revealed where P(its token) is 1e-6; nothing else is below the limit."""
+    tokens = contents([2])
+    logits = torch.zeros(1, 2, VOCABULARY)
+    logits[0, 0, tokens[0, 0]] = -12
+    logits[0, 1, tokens[0, 1]] = 12
+    for is_revealed, share in ((True, 0.0), (False, 0.5)):
+        look, reference, _ = saying(logits, tokens, torch.tensor([[is_revealed, False]]))
+        target = OaXE(Raw(), truncation=0.01, truncation_unit="probability").align(reference, look)
+        assert target.log["truncated"].value() == share
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_revealed_positions_keep_their_tokens(seed: int) -> None:
     """The others are the best permutation of what is left, whatever the model says of the revealed ones."""
