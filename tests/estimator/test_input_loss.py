@@ -223,6 +223,18 @@ class TestWorkedNumbers:
         assert found.metrics(Bootstrap(100))["input_loss_bits_per_token"] == 0
 
 
+def test_draws_differ_from_each_other() -> None:
+    """The mean over 64 draws of a sentence of 8 tokens is near the expectation, with no whole count."""
+    batch, masks = table_batch([(7, 8)]), TableMasks()
+    distribution = InputDistribution(masks, TableNAT(3, seed=3))
+    truth = exact(UniformCount(), UniformMask(), batch, masks)
+    proxy = TargetFirst(Raw(), UniformMask())
+    found = InputLoss(UniformCount(), draws=64)(TableNAT(3), proxy, distribution, [batch])
+    assert found.revealed[0] != round(found.revealed[0])
+    assert found.revealed[0] == pytest.approx(truth.revealed[0], abs=1)
+    assert found.cross_entropy[0] == pytest.approx(truth.cross_entropy[0], rel=0.05)
+
+
 class ConstantNAT(TableNAT):
     """The same `logits` (V) at every position of every sentence."""
 

@@ -18,7 +18,7 @@ from mple.evaluation.finished import Finished
 from mple.evaluation.mple import MPLE, draw_targets
 from mple.evaluation.references import Known, Similarity
 from mple.types import BLANK, PAD
-from tests.runs import distil_at_random, random_run, write_corpus
+from tests.runs import distil_at_random, random_run, text_job, write_corpus
 from tests.test_evaluate import opened
 
 FAST = Bootstrap(200)
@@ -126,6 +126,16 @@ def test_revealed_positions_lose_nothing_in_the_nat_loss(tmp_path: Path) -> None
     total = sum(float(mean.total) for mean in means) / sum(float(mean.count) for mean in means)
     drawn = draw_targets(run, "valid")
     assert drawn.nats.sum() / drawn.tokens.sum() / math.log(2) == pytest.approx(total, rel=1e-5)
+
+
+def test_recorded_losses_of_a_bf16_run_are_float32(tmp_path: Path) -> None:
+    """What a run recorded of its validation and what estimator=mple computes later are one number."""
+    few = ("updates=4", "valid_every=2", "log_every=2", "trainer.precision=bf16-mixed")
+    made = text_job(tmp_path, "+experiment=glat_raw", *few)
+    recorded = made.execute()
+    drawn = draw_targets(opened(made.run.folder), "valid")
+    proxy = drawn.nats.sum() / drawn.tokens.sum() / math.log(2)
+    assert recorded["valid"]["nat_loss_proxy_bits_per_token"] == pytest.approx(proxy, abs=1e-6)
 
 
 def test_texts_of_aligned_targets_are_the_models_and_have_no_blanks(tmp_path: Path) -> None:

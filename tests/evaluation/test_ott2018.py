@@ -20,7 +20,7 @@ from mple.evaluate import evaluate
 from mple.evaluation.finished import Finished
 from mple.evaluation.mple import MPLE, draw_targets
 from mple.evaluation.ott2018 import Ott2018, Sentence, read
-from mple.evaluation.references import References
+from mple.evaluation.references import Files, References
 from tests.runs import _SRC, _TGT, CONF, random_run, write_corpus
 from tests.test_evaluate import opened
 
@@ -456,6 +456,13 @@ def test_the_file_of_ott_et_al(tmp_path: Path) -> None:
         (root / name).write_text("".join(f"{text}\n" for text in texts))
     run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=data))
     own = run.data.text("test")[2]
+    paths = []
+    for name in names:
+        paths.append(str(tmp_path / name))
+        Path(paths[-1]).write_text("".join(f"{sentence.references[name]}\n" for sentence in found))
+    files = Files(tuple(paths)).similarity(run, "test", own)
+    assert files.note.endswith("500 sentences, 10.0 references each")
+    assert -0.2 * files.values.mean() == pytest.approx(-6.387, abs=0.0005)
     for near_copy, left_out, loss, each in ((None, (), -6.39, "10.0"), (60, ("R9",), -5.43, "9.0")):
         similarity = Ott2018(str(REAL), near_copy=near_copy).similarity(run, "test", own)
         assert re.findall(r"(R\d+) \(S", similarity.note) == list(left_out)
