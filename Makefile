@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo table paper report bench test test-slow test-real lint types check clean
+.PHONY: help setup demo table paper report bench test test-slow test-real mutants lint types check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,10 @@ test-slow: setup ## Run the tests that take minutes
 
 test-real: setup ## Run the tests on real corpora (skipped where the corpora are absent)
 	$(PYTEST) -n 2 -m "real and not gpu" --timeout 1800 -rs
+
+# Files of mple/ to mutate (files=mple/optimizer.py) and the share of their mutants that is tried (share=0.1).
+mutants: setup ## Change one node of the source at a time and list the mutants that no test notices (files=, share=)
+	$(BIN)/python -m tests.mutants $(if $(files),--files $(files)) $(if $(share),--share $(share))
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .

@@ -110,22 +110,24 @@ class BleuScorer:
     """Corpus BLEU against fixed references, under two names because they are two numbers.
 
     `sacrebleu`: both sides detokenised text, tokenised by sacreBLEU (13a; zh for a Chinese target).
-    `tokenised_bleu`: what NAT papers report. Both sides go through the Moses tokeniser of the target
+    `tokenised_bleu`: the kind that NAT papers report. Both sides go through the Moses tokeniser of the target
     language (English rules where Moses has none), then BLEU on those tokens as they are; a Chinese target
     is split into characters. Unlike in the papers, sacremoses stands for the Moses scripts, hyphens are
-    not split (the scripts' `-a`), and sacreBLEU smooths an order without a match where multi-bleu gives 0.
+    split only with `dash_splits`, and sacreBLEU smooths an order without a match where multi-bleu gives 0.
 
     References are tokenised and counted once, so that validation costs only its hypotheses.
 
     Args:
         references: one sentence a line, plain (detokenised) text.
         tgt_lang: language code of the target, `de` or `zh-CN`, say.
+        dash_splits: `tokenised_bleu` as of fairseq's WMT14 En-De scripts: Moses with `-a`, so that a hyphen
+            inside a word is a token, and ’ as ' (on both sides here, where theirs normalise the corpus).
 
     Raises:
-        UserError: no references.
+        UserError: no references, or `dash_splits` for a target that is split into characters.
     """
 
-    def __init__(self, references: Sequence[str], tgt_lang: str) -> None:
+    def __init__(self, references: Sequence[str], tgt_lang: str, dash_splits: bool = False) -> None:
         if not references:
             raise UserError("references must be at least one sentence; got none")
         self._count = len(references)
@@ -134,7 +136,13 @@ class BleuScorer:
         self._tokenise: Callable[[str], str] = str
         if not chinese:
             moses = sacremoses.MosesTokenizer(lang=language)
-            self._tokenise = functools.partial(moses.tokenize, return_str=True, escape=False)
+            options = {"aggressive_dash_splits": dash_splits, "return_str": True, "escape": False}
+            plain = functools.partial(moses.tokenize, **options)
+            self._tokenise = (lambda text: plain(text.replace("’", "'"))) if dash_splits else plain
+        elif dash_splits:
+            raise UserError(
+                f"data.dash_splits must be null for a target that is split into characters; got {tgt_lang}"
+            )
         self._plain = BLEU(tokenize="zh" if chinese else "13a", references=[list(references)])
         self._tokenised = BLEU(
             tokenize="char" if chinese else "none",
@@ -143,7 +151,8 @@ class BleuScorer:
         )
         tokenised_signature = self._tokenised.get_signature()
         if not chinese:
-            tokenised_signature.update("tok", f"moses-{language}-sacremoses-{sacremoses.__version__}")
+            convention = f"moses-{language}-a" if dash_splits else f"moses-{language}"
+            tokenised_signature.update("tok", f"{convention}-sacremoses-{sacremoses.__version__}")
         self.signatures = {
             "sacrebleu": str(self._plain.get_signature()),
             "tokenised_bleu": str(tokenised_signature),

@@ -340,6 +340,11 @@ class Job:
                     )
 
     @property
+    def dash_splits(self) -> bool:
+        """Whether `tokenised_bleu`, which chooses checkpoints, splits hyphens."""
+        return bool(self.cfg.data.get("dash_splits"))
+
+    @property
     def candidates(self) -> tuple[str, ...]:
         return self.target.candidates if self.proxy is None else self.proxy.candidates
 
@@ -552,7 +557,9 @@ class Job:
         model = self._model(len(src), len(tgt), is_joint=src is tgt)
         parts: dict[str, Any] = {"model": model, "objective": self.objective, "decoding": self.decoding}
         parts |= {"optimizer": self.optimizer, "seed": self.cfg.seed, "log_every": self.cfg.log_every}
-        parts["score"] = TextScore(self.source.tgt_lang, getattr(self.source, "grammar", None))
+        parts["score"] = TextScore(
+            self.source.tgt_lang, getattr(self.source, "grammar", None), self.dash_splits
+        )
         if self.is_student:
             parts |= {"proxy": self.proxy, "updates": self.cfg.updates}
             parts["decoding"] = self.prepared_decoding(data)

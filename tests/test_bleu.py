@@ -250,3 +250,23 @@ def test_mistakes_are_named() -> None:
         BleuScorer(["a"], "de").score([])
     with pytest.raises(UserError, match="references must be at least one sentence"):
         BleuScorer([], "de")
+
+
+def test_dash_splits_are_those_of_moses_a() -> None:
+    hypothesis, reference = "Der Wohn-Zimmer Tisch ist gross .", "Der Wohn-Küchen Tisch ist gross ."
+    default, split = BleuScorer([reference], "de"), BleuScorer([reference], "de", dash_splits=True)
+    assert default.score([hypothesis])["tokenised_bleu"] == pytest.approx(53.728, abs=5e-4)
+    assert split.score([hypothesis])["tokenised_bleu"] == pytest.approx(50.0, abs=5e-4)
+    assert default.score([hypothesis])["sacrebleu"] == split.score([hypothesis])["sacrebleu"]
+    assert "moses-de-a-sacremoses" in split.signatures["tokenised_bleu"]
+    assert "moses-de-sacremoses" in default.signatures["tokenised_bleu"]
+
+
+def test_dash_splits_take_both_apostrophes_for_one() -> None:
+    scorer = BleuScorer(["Das war’s für heute, meinte er."], "de", dash_splits=True)
+    assert scorer.score(["Das war's für heute, meinte er."])["tokenised_bleu"] == pytest.approx(100)
+
+
+def test_dash_splits_of_a_language_in_characters_raise() -> None:
+    with pytest.raises(UserError, match=r"data\.dash_splits must be null .* got zh"):
+        BleuScorer(["我喜欢你的狗。"], "zh", dash_splits=True)

@@ -11,8 +11,8 @@ from mple.data.grammar import Grammar
 class TextScore:
     """Metrics of a split's outputs; references are tokenised once per split.
 
-    tgt_lang: language code of the target. grammar: where the true distribution is known,
-    `valid_rate_percent` is the share of outputs that have a probability above 0 under it.
+    tgt_lang: language code of the target. dash_splits: see `BleuScorer`. grammar: where the true distribution
+    is known, `valid_rate_percent` is the share of outputs that have a probability above 0 under it.
 
     `repetition_rate_percent` is the share of words equal to the word before; `length_ratio` is words of the
     outputs over words of the references.
@@ -20,11 +20,12 @@ class TextScore:
 
     tgt_lang: str
     grammar: Grammar | None = None
+    dash_splits: bool = False
     _scorers: dict[str, BleuScorer] = field(default_factory=dict, init=False, repr=False)
 
     def scorer(self, split: str, references: list[str]) -> BleuScorer:
         if split not in self._scorers:
-            self._scorers[split] = BleuScorer(references, self.tgt_lang)
+            self._scorers[split] = BleuScorer(references, self.tgt_lang, self.dash_splits)
         return self._scorers[split]
 
     def __call__(
