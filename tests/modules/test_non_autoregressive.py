@@ -104,7 +104,8 @@ def test_look_ahead_and_training_pass_have_dropout_masks_of_their_own() -> None:
 
     module = learner(TargetFirst(Raw(), Look()), dropout=0.3)
     module.model.decoder.register_forward_hook(lambda _, __, features: seen.append(features.detach()))
-    fit(module, [batches(2)])
+    # Of one sentence each: several masked canvases share dropout without gradient.
+    fit(module, [[random_batch([4], [5], seed=seed) for seed in (0, 20)]])
     looked, trained = [seen[1], seen[3]], seen[4:]
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[3])
