@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("proxy", "proxy_target", "proxy_input", "objective", "decoding", "estimator", "modules")
@@ -95,48 +96,45 @@ class Mutant:
 
 def replacements(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """What a node becomes, and what is changed."""
-    new = copy.deepcopy(node)
-    match node, new:
-        case ast.Compare(ops=ops), ast.Compare():
+    new: Any = copy.deepcopy(node)
+    match node:
+        case ast.Compare(ops=ops):
             for place, op in enumerate(ops):
                 new = copy.deepcopy(node)
-                new.ops[place] = FLIPPED[type(op)]()  # type: ignore[call-overload]
+                new.ops[place] = FLIPPED[type(op)]()
                 yield new, f"{type(op).__name__} to {type(new.ops[place]).__name__}"
-        case (ast.BinOp(op=op), ast.BinOp()) | (ast.BoolOp(op=op), ast.BoolOp()) if type(op) in FLIPPED:
-            new.op = FLIPPED[type(op)]()  # type: ignore[assignment]
+        case ast.BinOp(op=op) | ast.BoolOp(op=op) if type(op) in FLIPPED:
+            new.op = FLIPPED[type(op)]()
             yield new, f"{type(op).__name__} to {type(new.op).__name__}"
-        case ast.AugAssign(op=op), ast.AugAssign():
+        case ast.AugAssign(op=op):
             if type(op) in FLIPPED:
-                new.op = FLIPPED[type(op)]()  # type: ignore[assignment]
+                new.op = FLIPPED[type(op)]()
                 yield new, f"{type(op).__name__} to {type(new.op).__name__}"
             yield ast.Pass(), "drop the statement"
-        case ast.Expr(value=ast.Call()), _:
+        case ast.Expr(value=ast.Call()):
             yield ast.Pass(), "drop the statement"
-        case ast.UnaryOp(operand=operand), _:
-            yield operand, f"drop {type(node.op).__name__}"  # type: ignore[attr-defined]
-        case ast.Constant(value=bool(value)), _:
+        case ast.UnaryOp(op=op, operand=operand):
+            yield operand, f"drop {type(op).__name__}"
+        case ast.Constant(value=bool(value)):
             yield ast.Constant(not value), f"{value} to {not value}"
-        case ast.Constant(value=int() | float() as value), _:
+        case ast.Constant(value=int() | float() as value):
             yield ast.Constant(value + 1), f"{value} to {value + 1}"
-        case ast.IfExp(test=test), ast.IfExp():
+        case ast.IfExp(test=test):
             new.test = ast.UnaryOp(ast.Not(), test)
             yield new, "negate the condition"
-        case ast.Slice(lower=None, upper=ast.expr() as upper), _:
+        case ast.Slice(lower=None, upper=ast.expr() as upper):
             yield ast.Slice(None, ast.BinOp(upper, ast.Sub(), ast.Constant(1))), "end one earlier"
-        case ast.Return(value=ast.expr() as value), _ if not isinstance(value, ast.Constant):
+        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant):
             yield ast.Return(ast.Constant(None)), "return nothing"
-        case ast.Call(func=func, args=args), ast.Call():
+        case ast.Call(func=func, args=args):
             name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-            if name in OTHER and isinstance(new.func, ast.Attribute):
-                new.func.attr = OTHER[name]
-                yield new, f"{name} to {OTHER[name]}"
-            elif name in OTHER and isinstance(new.func, ast.Name):
-                new.func.id = OTHER[name]
+            if name in OTHER:
+                setattr(new.func, "attr" if isinstance(func, ast.Attribute) else "id", OTHER[name])
                 yield new, f"{name} to {OTHER[name]}"
             if len(args) > 1 and name not in SYMMETRIC and not isinstance(args[0], ast.Starred):
-                swapped = copy.deepcopy(node)
-                swapped.args[:2] = args[1], args[0]  # type: ignore[attr-defined]
-                yield swapped, f"swap the first two arguments of {name}"
+                new = copy.deepcopy(node)
+                new.args[:2] = args[1], args[0]
+                yield new, f"swap the first two arguments of {name}"
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -186,7 +184,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
             yield Mutant(name, line, old.col_offset, text, change, changed, digest)  # type: ignore[attr-defined]
 
 
-def tests_of(file: str) -> list[str]:
+def related_tests(file: str) -> list[str]:
     """The test files that a mutant of `file` has to pass."""
     path = Path(file)
     mirrored = Path("tests", *path.parts[1:-1], f"test_{path.name}").as_posix()
@@ -270,7 +268,7 @@ def main() -> int:
         for number, mutant in enumerate(wanted, 1):
             if mutant.key in results:
                 continue
-            tests = tests_of(mutant.file)
+            tests = related_tests(mutant.file)
             if mutant.file not in seconds:
                 result, seconds[mutant.file] = run_tests(folder, tests, 3600)
                 if result != "survived":
