@@ -663,7 +663,7 @@ def bleu_section(arguments: argparse.Namespace) -> dict[str, Any]:
     hypotheses, references = candidates[0], [row[1:] for row in sentences]
 
     def pairs() -> int:
-        bleu.pairwise_bleu(candidates)
+        bleu.pairwise_bleu(candidates, "13a")
         return 2000 * 25
 
     def pair_by_pair() -> int:

@@ -19,9 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from experiments.paper_items.runs import COUNTS, Finished, Library, Study, is_same, sentence_counts
+from experiments.paper_items.runs import COUNTS, Finished, Library, Study, is_same, write_sentence_counts
 from mple.checks import UserError
 
 RECORDS = Path("experiments/results/runs")
@@ -53,8 +51,8 @@ def record(run: Finished, to: Path) -> Path | None:
                 if place is not None and Path(place).is_absolute():
                     text = re.sub(rf"{re.escape(place.rstrip('/'))}(?![\w.-])", word, text)
             copy.write_text(text, encoding="utf-8")
-    if not (folder / COUNTS).exists() and (counts := sentence_counts(run)) is not None:
-        np.savetxt(folder / COUNTS, counts, fmt="%d", delimiter=",")
+    if not (folder / COUNTS).exists():
+        write_sentence_counts(folder / COUNTS, run)
     return folder
 
 

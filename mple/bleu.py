@@ -1,8 +1,8 @@
 """BLEU: of sentences, of all pairs of candidates, and of a corpus; every score on 0 to 100.
 
-    pairwise_bleu(candidates)                  S(Γ_i, Γ_k) for Dynamic KD: K lists of n lines -> (n, K, K)
-    sentence_bleu(hypotheses, references)      one score a line, one reference each
-    multi_reference_bleu(hypotheses, lists)    one score a line, any number of references each
+    pairwise_bleu(candidates, "13a")           S(Γ_i, Γ_k) for Dynamic KD: K lists of n lines -> (n, K, K)
+    sentence_bleu(hypotheses, references, "zh")        one score a line, one reference each
+    multi_reference_bleu(hypotheses, lists, "char")    one score a line, any number of references each
     BleuScorer(references, "de").score(hyps)   {"sacrebleu": …, "tokenised_bleu": …} of a corpus
     sentence_signature("13a")                  what the first three compute, for a run's record
 
@@ -27,31 +27,48 @@ from sacrebleu.metrics import BLEU
 
 from mple import checks
 from mple.checks import UserError
+from mple.language import has_tokenizer, language
 
-TOKENIZERS = ("13a", "char", "none", "zh")
-"""sacreBLEU's tokenisers that are offered; `none` splits at white space."""
+TOKENIZERS = ("13a", "char", "ja-mecab", "ko-mecab", "none", "zh")
+"""sacreBLEU's tokenisers that are offered; `none` splits at white space, those of MeCab need an extra.
+`mple.language` has the one of a language."""
 
 MAX_DISTINCT_WORDS = 2**16 - 1  # of the sentences that are compared with each other: a field of 16 bits
 _BLOCK = 4096  # lines packed at a time: bounds the memory beside the result at some 10 MB
 
 
-def sentence_signature(tokenize: str = "13a", references: int = 1) -> str:
+def check_tokenizer(name: str, tokenize: object) -> None:
+    """Refuse anything but one of `TOKENIZERS` whose packages are installed. `name`: the setting.
+
+    Raises:
+        UserError: it is another, or lacks its packages.
+    """
+    checks.one_of(name, tokenize, TOKENIZERS)
+    if not has_tokenizer(str(tokenize)):
+        language_of = {"ja-mecab": "japanese", "ko-mecab": "korean"}[str(tokenize)]
+        raise UserError(
+            f"{name}={tokenize} needs MeCab, which is not installed: pip install 'mple[{language_of}]', "
+            f"or {name}=char"
+        )
+
+
+def sentence_signature(tokenize: str, references: int = 1) -> str:
     """The sacreBLEU signature of the sentence scores of this module, for a run's record."""
-    checks.one_of("tokenize", tokenize, TOKENIZERS)
+    check_tokenizer("tokenize", tokenize)
     metric = BLEU(tokenize=tokenize, effective_order=True, smooth_method="exp")
     metric.num_refs = references
     return str(metric.get_signature())
 
 
 def sentence_bleu(
-    hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a"
+    hypotheses: Sequence[str], references: Sequence[str], tokenize: str
 ) -> Float64[np.ndarray, "n"]:
     """S(reference, hypothesis) of every line: `multi_reference_bleu` with one reference each."""
     return multi_reference_bleu(hypotheses, [[reference] for reference in references], tokenize)
 
 
 def multi_reference_bleu(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenize: str = "13a"
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenize: str
 ) -> Float64[np.ndarray, "n"]:
     """Smoothed sentence BLEU, 0 to 100, of `hypotheses[b]` against all of `references[b]`.
 
@@ -74,7 +91,7 @@ def multi_reference_bleu(
     return scores
 
 
-def pairwise_bleu(candidates: Sequence[Sequence[str]], tokenize: str = "13a") -> Float32[np.ndarray, "n K K"]:
+def pairwise_bleu(candidates: Sequence[Sequence[str]], tokenize: str) -> Float32[np.ndarray, "n K K"]:
     """S(Γ_i, Γ_k): `[b, i, k]` scores line b of candidate k, the hypothesis, by candidate i, the reference.
 
     It is not symmetric: the brevity penalty and the precisions belong to the hypothesis. The diagonal is
@@ -109,11 +126,14 @@ def pairwise_bleu(candidates: Sequence[Sequence[str]], tokenize: str = "13a") ->
 class BleuScorer:
     """Corpus BLEU against fixed references, under two names because they are two numbers.
 
-    `sacrebleu`: both sides detokenised text, tokenised by sacreBLEU (13a; zh for a Chinese target).
+    `sacrebleu`: both sides detokenised text, tokenised by sacreBLEU as `mple.language` tells: 13a; zh for a
+    Chinese target; MeCab for Japanese and Korean where it is installed, else char; char for Thai and other
+    languages without spaces between words.
     `tokenised_bleu`: the kind that NAT papers report. Both sides go through the Moses tokeniser of the target
-    language (English rules where Moses has none), then BLEU on those tokens as they are; a Chinese target
-    is split into characters. Unlike in the papers, sacremoses stands for the Moses scripts, hyphens are
-    split only with `dash_splits`, and sacreBLEU smooths an order without a match where multi-bleu gives 0.
+    language (English rules where Moses has none), then BLEU on those tokens as they are; a target without
+    spaces between its words (Chinese, Japanese, Thai) is split into characters. Unlike in the papers,
+    sacremoses stands for the Moses scripts, hyphens are split only with `dash_splits`, and sacreBLEU smooths
+    an order without a match where multi-bleu gives 0.
 
     References are tokenised and counted once, so that validation costs only its hypotheses.
 
@@ -131,11 +151,10 @@ class BleuScorer:
         if not references:
             raise UserError("references must be at least one sentence; got none")
         self._count = len(references)
-        language = tgt_lang.lower().replace("_", "-").split("-")[0]
-        chinese = language in ("zh", "zho", "cmn")
+        target = language(tgt_lang)
         self._tokenise: Callable[[str], str] = str
-        if not chinese:
-            moses = sacremoses.MosesTokenizer(lang=language)
+        if target.has_spaces:
+            moses = sacremoses.MosesTokenizer(lang=target.base)
             options = {"aggressive_dash_splits": dash_splits, "return_str": True, "escape": False}
             plain = functools.partial(moses.tokenize, **options)
             self._tokenise = (lambda text: plain(text.replace("’", "'"))) if dash_splits else plain
@@ -143,15 +162,15 @@ class BleuScorer:
             raise UserError(
                 f"data.dash_splits must be null for a target that is split into characters; got {tgt_lang}"
             )
-        self._plain = BLEU(tokenize="zh" if chinese else "13a", references=[list(references)])
+        self._plain = BLEU(tokenize=target.bleu_tokenizer, references=[list(references)])
         self._tokenised = BLEU(
-            tokenize="char" if chinese else "none",
+            tokenize="none" if target.has_spaces else "char",
             force=True,  # tokenised on purpose: no warning
             references=[[self._tokenise(line) for line in references]],
         )
         tokenised_signature = self._tokenised.get_signature()
-        if not chinese:
-            convention = f"moses-{language}-a" if dash_splits else f"moses-{language}"
+        if target.has_spaces:
+            convention = f"moses-{target.base}-a" if dash_splits else f"moses-{target.base}"
             tokenised_signature.update("tok", f"{convention}-sacremoses-{sacremoses.__version__}")
         self.signatures = {
             "sacrebleu": str(self._plain.get_signature()),
@@ -240,7 +259,7 @@ def _numbered(
 @functools.cache
 def _splitter(tokenize: str) -> Callable[[str], list[str]]:
     """Text to tokens, as sacreBLEU does it."""
-    checks.one_of("tokenize", tokenize, TOKENIZERS)
+    check_tokenizer("tokenize", tokenize)
     if tokenize == "none":
         return str.split
     tokenise = BLEU(tokenize=tokenize).tokenizer

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,9 +74,37 @@ def _refuse(sentence: str) -> float:
     sys.exit(2)
 
 
+TEXT_KEYS = (
+    *("name", "data.name", "data.src_lang", "data.tgt_lang"),
+    *(f"data.source.{path}{side}_lang" for path in ("", "text.") for side in ("src", "tgt")),
+)
+"""Settings that are text by nature, whatever Hydra would read them as."""
+
+
+def as_typed(words: Sequence[str]) -> list[str]:
+    """The overrides of a command with quotes around what Hydra would not read as text for one of `TEXT_KEYS`:
+    `data.tgt_lang=nan` becomes `data.tgt_lang='nan'`. Of a sweep (`data.name=1e3,b`) each value."""
+    return [_typed(word) for word in words]
+
+
+def _typed(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if key.lstrip("+") not in TEXT_KEYS or not equals or re.search(r"['\"\\$()\[\]{}]", value):
+        return word
+    return f"{key}={','.join(part if _is_text(key, part) else repr(part) for part in value.split(','))}"
+
+
+def _is_text(key: str, value: str) -> bool:
+    try:
+        return isinstance(OverridesParser.create().parse_override(f"{key}={value}").value(), str)
+    except hydra.errors.HydraException:
+        return False
+
+
 def begin(main: Callable[[], Any]) -> None:
     """Run a command. A word of it that Hydra cannot use (an unknown choice or key) is one line on stderr,
     with what is accepted, and exit status 2; Hydra would print many. HYDRA_FULL_ERROR=1 shows the trace."""
+    sys.argv[1:] = as_typed(sys.argv[1:])
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra ends the process itself
     try:

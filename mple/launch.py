@@ -36,7 +36,7 @@ from torch import nn
 
 import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple import checks, start
-from mple.bleu import TOKENIZERS
+from mple.bleu import check_tokenizer
 from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
@@ -46,6 +46,7 @@ from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
 from mple.distill import distill
 from mple.estimator.text import TextScore
+from mple.language import language
 from mple.model.transformer import MOST_POSITIONS, Size
 from mple.modules.update import UpdateModule
 from mple.optimizer import MOST_LR, MOST_UPDATES
@@ -315,6 +316,25 @@ class Job:
                 kind = "a NAT" if self.is_student else "an autoregressive model"
                 raise UserError(f"start.experiment must be {kind}, as this run; got {begin['experiment']}")
 
+    def _check_languages(self) -> None:
+        """Of a job that is to train: two languages; a code that no standard has is noted and treated as Latin."""
+        source = self.plain["data"]["source"]
+        src_lang, tgt_lang = (source.get(side) for side in ("src_lang", "tgt_lang"))
+        if (
+            src_lang is not None
+            and src_lang == tgt_lang
+            and source.get("src_column") == source.get("tgt_column")
+        ):
+            raise UserError(
+                f"data.src_lang and data.tgt_lang must differ, or a model learns to copy; got {src_lang} twice"
+            )
+        for code in dict.fromkeys((self.source.src_lang, self.source.tgt_lang)):
+            if not language(code).is_known:
+                console.print(
+                    f"{escape(code)} is no language code of ISO 639 or BCP 47: its text counts as one with spaces "
+                    "between words, scored with 13a and Moses' English rules"
+                )
+
     def _check_data(self, data: TranslationData) -> None:
         """What the data tell before anything is made: whether `start` speaks their vocabulary, and whether
         every sentence of the splits that are evaluated, which are never dropped, can be read."""
@@ -453,6 +473,7 @@ class Job:
             console.print(f"finished already: {self.run.folder}")
             return self.run.metrics()
         _check_gpu(self.cfg.trainer)
+        self._check_languages()
         try:
             Path(self.cfg.outputs).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mple.trained import Trained
 
 _PLACES = re.compile(r"(?<=\s)(\S*(?:root|paths?|outputs|start|run)=)(\"[^\"]*\"|'[^']*'|\S+)")
@@ -23,7 +25,7 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
     config = trained.config
     joint = " (one joint vocabulary)" if trained.src_vocabulary is trained.tgt_vocabulary else ""
     parts = [
-        f"---\nlanguage: [{src}, {tgt}]\nlibrary_name: mple\npipeline_tag: translation\n---",
+        f"---\nlanguage: {yaml.safe_dump([src, tgt], default_flow_style=True).strip()}\nlibrary_name: mple\npipeline_tag: translation\n---",
         f"# {metrics['experiment']}: {src} to {tgt} ({metrics['data']})",
         _what(trained, metrics),
         _use(trained),

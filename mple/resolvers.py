@@ -1,16 +1,26 @@
 """What the files below `conf/` compute: `${divide:a,b}`, `${as_far_as:...}` and so on."""
 
+from collections.abc import Mapping
+
 from omegaconf import OmegaConf
 
+from mple.language import language, one_script, segmenters
+
 OmegaConf.register_new_resolver("divide", lambda a, b: max(1, round(a / b)), replace=True)
-# Chinese has no spaces between its words: BPE and sentence BLEU need to be told.
-OmegaConf.register_new_resolver("one_script", lambda a, b: "zh" not in (a, b), replace=True)
+OmegaConf.register_new_resolver("one_script", one_script, replace=True)
 OmegaConf.register_new_resolver(
-    "segmenters", lambda a, b: {"zh": "jieba"} if "zh" in (a, b) else {}, replace=True
+    "sentence_tokenizer", lambda code: language(code).sentence_tokenizer, replace=True
 )
-OmegaConf.register_new_resolver(
-    "sentence_tokenizer", lambda language: "zh" if language == "zh" else "13a", replace=True
-)
+
+
+def segmenters_or(
+    src_lang: str | None, tgt_lang: str | None, otherwise: Mapping[str, str] | None = None
+) -> Mapping[str, str] | None:
+    """`segmenters` of the pair, or `otherwise` where neither language needs one: null, which is in no key."""
+    return segmenters(src_lang, tgt_lang) or otherwise
+
+
+OmegaConf.register_new_resolver("segmenters", segmenters_or, replace=True)
 
 
 def as_far_as(update: int, updates: int, warmup_steps: int) -> int:

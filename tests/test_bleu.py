@@ -1,6 +1,7 @@
 """Sentence BLEU against sacreBLEU itself, pair by pair; corpus BLEU, its two names and its signatures."""
 
 import itertools
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import sacremoses
 from sacrebleu.metrics import BLEU
 
 from mple import bleu
+from mple import language as language_module
 from mple.bleu import (
     BleuScorer,
     corpus_bleu,
@@ -146,8 +148,8 @@ def test_a_line_s_scores_do_not_depend_on_the_other_lines() -> None:
 
 
 def test_no_lines_give_no_scores() -> None:
-    assert pairwise_bleu([[], []]).shape == (0, 2, 2)
-    assert sentence_bleu([], []).shape == (0,)
+    assert pairwise_bleu([[], []], "13a").shape == (0, 2, 2)
+    assert sentence_bleu([], [], "13a").shape == (0,)
 
 
 def test_many_different_words_are_exact_up_to_the_limit() -> None:
@@ -177,7 +179,7 @@ def test_many_words_in_few_lines_each_are_numbered_line_by_line() -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = pairwise_bleu([["a b c d"], ["a b d"]])
+    expected = pairwise_bleu([["a b c d"], ["a b d"]], "13a")
     njit = numba.njit
 
     def refuse(*args: Any, cache: bool = False, **options: Any) -> Any:
@@ -187,13 +189,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(numba, "njit", refuse)
     bleu._compiled.cache_clear()
-    assert np.array_equal(pairwise_bleu([["a b c d"], ["a b d"]]), expected)
+    assert np.array_equal(pairwise_bleu([["a b c d"], ["a b d"]], "13a"), expected)
     bleu._compiled.cache_clear()
 
 
 def test_sentence_signature_says_what_is_computed() -> None:
     version = sacrebleu.__version__
-    assert sentence_signature() == f"nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:{version}"
+    assert sentence_signature("13a") == f"nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:{version}"
     assert "nrefs:3|" in sentence_signature("zh", references=3)
 
 
@@ -226,6 +228,46 @@ def test_a_chinese_target_is_split_into_characters() -> None:
     assert "tok:char" in scorer.signatures["tokenised_bleu"]
 
 
+@pytest.mark.parametrize("code", ["ja", "jpn", "ja-JP", "JA"])
+def test_japanese_bleu_counts_characters(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_module, "has_tokenizer", lambda name: False)  # without MeCab
+    reference = "あかさたなはまやらわいきしちにひみりうく"  # 20 characters
+    hypothesis = reference[:10] + "ん" + reference[11:]
+    scorer = BleuScorer([reference] * 3, code)
+    scores = scorer.score([hypothesis] * 3)
+    expected = 100 * math.exp(
+        (math.log(19 / 20) + math.log(17 / 19) + math.log(15 / 18) + math.log(13 / 17)) / 4
+    )
+    assert scores == pytest.approx({"sacrebleu": expected, "tokenised_bleu": expected})
+    assert all("tok:char" in signature for signature in scorer.signatures.values())
+
+
+@pytest.mark.parametrize("code", ["th", "km", "lo", "my"])
+def test_bleu_of_languages_without_spaces_is_not_zero(code: str) -> None:
+    references, hypotheses = ["กขคงจฉชซ" * 2], ["กขคงจฉชซกขคงจฉชฌ"]
+    assert min(BleuScorer(references, code).score(hypotheses).values()) > 80
+
+
+def test_chinese_candidates_that_share_characters_have_a_score() -> None:
+    candidates = [["我喜欢你的猫。"], ["我喜欢你的狗。"]]
+    scores = pairwise_bleu(candidates, "zh")[0]
+    assert (scores[0, 1], scores[1, 0]) == pytest.approx((64.3459, 64.3459), abs=1e-4)
+    assert pairwise_bleu(candidates, "13a")[0, 0, 1] == 0
+
+
+def test_moses_reads_the_language_of_a_three_letter_code() -> None:
+    assert "tok:moses-de-" in BleuScorer(["z.B. so"], "deu-AT").signatures["tokenised_bleu"]
+
+
+def test_mecab_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bleu, "has_tokenizer", lambda name: name != "ja-mecab")
+    bleu._splitter.cache_clear()
+    with pytest.raises(
+        UserError, match=r"tokenize=ja-mecab needs MeCab, .*mple\[japanese\].* or tokenize=char"
+    ):
+        pairwise_bleu([["a"]], "ja-mecab")
+
+
 def test_a_scorer_gives_the_same_score_again() -> None:
     references = random_sentences(50, seed=40)
     scorer = BleuScorer(references, "en")
@@ -237,15 +279,17 @@ def test_a_scorer_gives_the_same_score_again() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"candidate 1 must have .* 2 lines in all; got 1 lines"):
-        pairwise_bleu([["a", "b"], ["a"]])
+        pairwise_bleu([["a", "b"], ["a"]], "13a")
     with pytest.raises(UserError, match="candidates must be at least one list"):
-        pairwise_bleu([])
-    with pytest.raises(UserError, match="tokenize must be one of 13a, char, none, zh; got 'moses'"):
+        pairwise_bleu([], "13a")
+    with pytest.raises(
+        UserError, match="tokenize must be one of 13a, char, ja-mecab, ko-mecab, none, zh; got 'moses'"
+    ):
         pairwise_bleu([["a"]], tokenize="moses")
     with pytest.raises(UserError, match="references must have"):
-        sentence_bleu(["a"], ["a", "b"])
+        sentence_bleu(["a"], ["a", "b"], "13a")
     with pytest.raises(UserError, match="references of line 2 must be at least one"):
-        multi_reference_bleu(["a", "b"], [["a"], []])
+        multi_reference_bleu(["a", "b"], [["a"], []], "13a")
     with pytest.raises(UserError, match="hypotheses must have"):
         BleuScorer(["a"], "de").score([])
     with pytest.raises(UserError, match="references must be at least one sentence"):

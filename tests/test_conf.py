@@ -262,6 +262,42 @@ def test_chinese_is_segmented_and_scored_as_chinese() -> None:
     assert settings("zh", "en") == (False, {"zh": "jieba"}, "13a")
 
 
+@pytest.mark.parametrize(
+    ("target", "tokenize"), [("zh", "zh"), ("zho_Hant", "zh"), ("ja", "char"), ("ro", "13a")]
+)
+@pytest.mark.parametrize("name", names("data"))
+def test_every_data_file_follows_its_target_language(name: str, target: str, tokenize: str) -> None:
+    """Wherever the target's language can be given."""
+    if name.startswith("grammar"):
+        return
+    given = f"data={name}", "data.root=x"
+    node = compose(*given).data
+    side = "data." if "tgt_lang" in node else "data.source."
+    languages = [f"{side}tgt_lang={target}"]
+    if not name.startswith("synthetic"):  # which has one language on both sides
+        languages.append(f"{side}src_lang=en")
+    data = compose(*given, *languages).data
+    assert data.tokenize == tokenize
+    assert (data.vocabulary.segment or {}) == ({target: "jieba"} if tokenize == "zh" else {})
+    assert data.vocabulary.joint == (tokenize == "13a" or name.startswith("synthetic"))
+
+
+def test_keys_of_european_and_chinese_data_are_those_of_version_0_1() -> None:
+    """Values, and nulls that no key has: `mple.run.key_of`."""
+
+    def vocabulary(*words: str) -> dict[str, object]:
+        node = OmegaConf.to_container(compose(*words, "data.root=x").data.vocabulary, resolve=True)
+        assert isinstance(node, dict)
+        return {str(k): v for k, v in node.items() if v is not None and k not in ("_target_", "size")}
+
+    for name in ("multi30k", "iwslt14_de_en", "wmt14_en_de", "wmt16_en_ro", "synthetic_a", "synthetic_b"):
+        assert vocabulary(f"data={name}") == {"joint": True}
+    assert vocabulary("data=text", "data.src_lang=de", "data.tgt_lang=en") == {"joint": True}
+    assert vocabulary("data=wmt17_zh_en") == {"joint": False, "segment": {"zh": "jieba"}}
+    assert vocabulary("data=tatoeba") == {"joint": True, "segment": {}}
+    assert vocabulary("data=tatoeba", "data.tgt_lang=zh") == {"joint": False, "segment": {"zh": "jieba"}}
+
+
 @pytest.mark.parametrize("name", names("data"))
 def test_every_data_file_composes(name: str) -> None:
     root = [] if name.startswith("grammar") else ["data.root=somewhere"]

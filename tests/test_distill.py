@@ -24,7 +24,7 @@ SENTENCES, PART = 8, 2
 def data(tmp_path_factory: pytest.TempPathFactory) -> TranslationData:
     source = GrammarSource(Grammar(), train=SENTENCES, valid=2, test=2)
     root = tmp_path_factory.mktemp("data")
-    data = TranslationData(source, root, Words(300), max_length=50, max_tokens=200, seed=1)
+    data = TranslationData(source, root, Words(300), max_length=50, max_tokens=200, seed=1, tokenize="none")
     data.setup()
     return data
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mple import start
 from mple.checks import UserError, whole
+from mple.language import language
 from mple.run import provenance, write_text
 
 SENTENCES, POINTS, REACH = 200, 7, 0.25
@@ -100,6 +101,7 @@ def measure(folders: Sequence[Path], sentences: int = SENTENCES, points: int = P
     shape = (points, points)
     losses, scores = np.zeros(shape), np.zeros(shape)
     wanted = [reference for _, _, chosen in batches for reference in chosen]
+    metric = BLEU(tokenize=language(run.job.source.tgt_lang).bleu_tokenizer)
     with torch.no_grad():
         for row, b in enumerate(axis):
             for column, a in enumerate(axis):
@@ -115,7 +117,7 @@ def measure(folders: Sequence[Path], sentences: int = SENTENCES, points: int = P
                     tokens += len(labels)
                     outputs += run.data.decode(module.decoding(module.model, src).tokens)
                 losses[row, column] = nats / tokens / math.log(2)
-                scores[row, column] = BLEU().corpus_score(outputs, [wanted]).score
+                scores[row, column] = metric.corpus_score(outputs, [wanted]).score
     return {
         "a": axis.tolist(),
         "b": axis.tolist(),

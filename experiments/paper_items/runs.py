@@ -10,6 +10,7 @@ A run whose command changes a setting that the item does not ask for (`proxy_tar
 one whose command only spells out what is so anyway, as a sweep does, is not.
 """
 
+import gzip
 import json
 import re
 import shlex
@@ -566,10 +567,14 @@ def sentence_counts(run: Finished) -> np.ndarray | None:
     """What corpus BLEU of the run's test sums up, (sentences, 10): see `paired_bleu.counts`. Recorded, or
     counted from its outputs and the prepared data beside it; None where neither is there.
 
-    `run.folder` is OUTPUTS/<experiment>/<data>/<key>/seed<k>, the data are OUTPUTS/data/<data>/test-<hash>.
+    Words are those of the run's own sacreBLEU, by the tokeniser in its signature. `run.folder` is
+    OUTPUTS/<experiment>/<data>/<key>/seed<k>, the data are OUTPUTS/data/<data>/test-<hash>.
     """
+    tokenize = sacrebleu_tokenizer(run)
     for path in run.files(COUNTS):
-        return np.loadtxt(path, np.int64, delimiter=",", ndmin=2)
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            if file.readline().startswith(f"# {tokenize}\n") or tokenize == "13a":
+                return np.loadtxt(path, np.int64, delimiter=",", ndmin=2)
     path = run.folder / "hypotheses.test.txt"
     if not path.exists():
         return None
@@ -578,8 +583,22 @@ def sentence_counts(run: Finished) -> np.ndarray | None:
         if (folder / "corpus.json").exists():
             _, references = Corpus.open(folder).text()
             if len(references) == len(outputs):
-                return counts(outputs, references)
+                return counts(outputs, references, tokenize)
     return None
+
+
+def write_sentence_counts(path: Path, run: Finished) -> None:
+    """Record `sentence_counts` where they are to be had; the first line names a tokeniser other than 13a."""
+    if (rows := sentence_counts(run)) is not None:
+        tokenize = sacrebleu_tokenizer(run)
+        np.savetxt(path, rows, fmt="%d", delimiter=",", header="" if tokenize == "13a" else tokenize)
+
+
+def sacrebleu_tokenizer(run: Finished) -> str:
+    """The tokeniser of the run's sacreBLEU; 13a in records without signatures."""
+    signature = (run.record.get("signatures") or {}).get("sacrebleu", "")
+    named = re.search(r"\|tok:([^|]+)", signature)
+    return named[1] if named else "13a"
 
 
 def of_test(runs: Sequence[Finished], name: str) -> Number | None:

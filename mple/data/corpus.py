@@ -33,7 +33,7 @@ from mple.checks import UserError, whole
 from mple.data.stage import Stage
 from mple.data.text import SPLITS, Source
 from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabularies
-from mple.types import PAD
+from mple.types import PAD, UNK
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +254,8 @@ def write_corpus(
         fields += [("src_text", pa.string()), ("tgt_text", pa.string())]
     schema = pa.schema(fields)
     counts = {"read": 0, "kept": 0, "empty": 0, "over_long": 0}
+    unknown = _Unknown(src_vocabulary), _Unknown(tgt_vocabulary)
+    num_equal = 0
     digest = blake2b(digest_size=16)
     realised: dict[str, float | int] = {}
     with arrow_writer(folder / "corpus.arrow", schema) as writer:
@@ -268,6 +270,9 @@ def write_corpus(
             counts["kept"] += len(kept)
             counts["empty"] += int(is_empty.sum())
             counts["over_long"] += int(is_long.sum())
+            num_equal += sum(src_texts[i] == tgt_texts[i] for i in kept)
+            for side, texts, ids in zip(unknown, (src_texts, tgt_texts), (src, tgt), strict=True):
+                side.add([(lines[i], texts[i], ids[i]) for i in kept])
             if not kept:
                 continue
             columns = [pa.array([lines[i] for i in kept], pa.int64())]
@@ -285,6 +290,14 @@ def write_corpus(
     if not counts["kept"]:
         raise UserError(f"{label or folder.name} must have a pair with two non-empty sides; got {what}")
     log.info("%s: %d pairs kept (%s)", label or folder.name, counts["kept"], what)
+    for name, side in zip(("source", "target"), unknown, strict=True):
+        if side.count:
+            log.warning("%s, %s: %s", label or folder.name, name, side)
+    if 2 * num_equal > counts["kept"]:
+        log.warning(
+            "%s: %d of %d pairs have the same text as source and as target: a model of them learns to copy",
+            *(label or folder.name, num_equal, counts["kept"]),
+        )
     head = {
         "fingerprint": digest.hexdigest(),
         "src_fingerprint": src_vocabulary.fingerprint,
@@ -294,6 +307,24 @@ def write_corpus(
     if realised:
         head["realised"] = realised
     (folder / "corpus.json").write_text(json.dumps(head, indent=2) + "\n")
+
+
+class _Unknown:
+    """How often the vocabulary has no piece, and the first text of which that is true."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary, self.count, self.first = vocabulary, 0, ""
+
+    def add(self, sentences: Iterable[tuple[int, str, np.ndarray]]) -> None:
+        """(line from 0, text, ids) of some sentences."""
+        for line, text, ids in sentences:
+            if number := int(np.count_nonzero(ids == UNK)):
+                self.count += number
+                example = next(iter(self.vocabulary.unknown(text)), text[:20])
+                self.first = self.first or f"{example!r} in line {line + 1}"
+
+    def __str__(self) -> str:
+        return f"{self.count:,} unknown to the vocabulary, which become ⁇, the first {self.first}"
 
 
 def _noting(pairs: Iterable[T], found: dict[str, float | int]) -> Generator[T, None, None]:

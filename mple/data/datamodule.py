@@ -68,7 +68,8 @@ class TranslationData(pl.LightningDataModule):
     seed: of the order of training.
     candidates: what `Batch.tgt_candidates` holds, teachers or "raw"; () for the corpus alone.
     distilled: teacher -> folder with its targets in `train/` and `valid/` (see `DistilledWriter`).
-    tokenize: how sentence BLEU between candidates splits text into words (sacreBLEU's names).
+    tokenize: how sentence BLEU between candidates splits text into words (`mple.bleu.TOKENIZERS`); by the
+        target language `language(tgt_lang).sentence_tokenizer`.
     num_workers: processes that make batches; 0 makes them in the training process.
 
     Raises:
@@ -86,7 +87,8 @@ class TranslationData(pl.LightningDataModule):
         seed: int = 0,
         candidates: Sequence[str] = (),
         distilled: Mapping[str, str | Path] | None = None,
-        tokenize: str = "13a",
+        *,
+        tokenize: str,
         num_workers: int = 0,
     ):
         super().__init__()

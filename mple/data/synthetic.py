@@ -21,6 +21,7 @@ from itertools import accumulate
 
 from mple.checks import UserError, one_of, seed, share
 from mple.data.text import Pair, Source
+from mple.language import Language, language
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class Synthetic:
 
     Source: App. B. It leaves open the count, the draw, whether a replacement may repeat the word, and whether
     sentences are corrupted anew in every epoch. Differences: tokens are words here, the subword vocabulary is
-    learned afterwards; and the vocabulary is that of the training split.
+    learned afterwards (of a language without spaces its characters); and the vocabulary is that of the
+    training split.
     """
 
     text: Source
@@ -77,6 +79,10 @@ class Synthetic:
     @property
     def tgt_lang(self) -> str:
         return self.text.tgt_lang
+
+    @property
+    def _language(self) -> Language:
+        return language(self.tgt_lang)
 
     def pairs(self, split: str) -> Generator[Pair, None, dict[str, float | int]]:
         """See `Source.pairs`. Returns `rates` of the split and its `words`, of all pairs that were read."""
@@ -108,7 +114,10 @@ class Synthetic:
         settings = {name: str(getattr(self, name)) for name in ("count", "draw", "may_repeat", "seed")}
         settings |= {name: str(float(getattr(self, name))) for name in ("replace", "drop")}  # 0 is 0.0
         # A digest of what it makes of a fixed sentence, so that another version of the code is other data.
-        made = [self._corrupt(["a", "b", "c", "d"], random.Random(k), Counter(), _TABLE) for k in range(100)]
+        made = [
+            [word for _, word in self._corrupt(["a", "b", "c", "d"], random.Random(k), Counter(), _TABLE)]
+            for k in range(100)
+        ]
         digest = hashlib.sha256(str(made).encode()).hexdigest()
         return self.text.inputs() | settings | {"synthetic": digest}
 
@@ -116,13 +125,15 @@ class Synthetic:
         one_of("split", split, ("train", "valid", "test"))
         for line, _, target in self.text.pairs(split):
             generator = random.Random(f"{self.seed} {split} {line}")
-            words = self._corrupt(target.split(), generator, counts, self._table)
+            pieces = self._language.spaced_words(target)
+            kept = self._corrupt([word for _, word in pieces], generator, counts, self._table)
             counts["lines"] += 1
-            yield line, target, " ".join(words)
+            yield line, target, "".join(pieces[place][0] + word for place, word in kept).strip()
 
     def _corrupt(
         self, words: list[str], generator: random.Random, counts: Counter[str], table: "_Table"
-    ) -> list[str]:
+    ) -> list[tuple[int, str]]:
+        """What is left of the words, each with its place among them."""
         source = list(words)
         replaced = self._positions(len(words), self.replace, generator)
         for position in replaced:
@@ -132,7 +143,7 @@ class Synthetic:
         counts["changed"] += sum(a != b for a, b in zip(source, words, strict=True))
         dropped = set(self._positions(len(words), self.drop, generator)[: max(len(words) - 1, 0)])
         counts["dropped"] += len(dropped)
-        return [word for position, word in enumerate(source) if position not in dropped]
+        return [(position, word) for position, word in enumerate(source) if position not in dropped]
 
     def _positions(self, length: int, rate: float | int, generator: random.Random) -> list[int]:
         """Which words a rate strikes, in random order."""
@@ -151,7 +162,8 @@ class Synthetic:
     @cached_property
     def _table(self) -> "_Table":
         """The vocabulary of the training targets; sorted, so that the order of the lines has no effect."""
-        frequency = Counter(word for _, _, target in self.text.pairs("train") for word in target.split())
+        words_of = self._language.words
+        frequency = Counter(word for _, _, target in self.text.pairs("train") for word in words_of(target))
         needed = 1 if self.may_repeat else 2
         if len(frequency) < needed:
             raise UserError(

@@ -156,15 +156,18 @@ class TsvFile:
     @cached_property
     def _columns(self) -> tuple[int, int]:
         """Of the source and of the target."""
-        named, pair = re.fullmatch(r"([a-z]+)-([a-z]+)\.tsv(\.gz)?", self._file.name), (0, 1)
-        if named is not None and None in (self.src_column, self.tgt_column):
-            languages = [named[1], named[2]]
-            if sorted(languages) != sorted((self.src_lang, self.tgt_lang)):
-                raise UserError(
-                    f"data.root must name a file of {self.src_lang} and {self.tgt_lang}, or say its columns "
-                    f"with data.source.src_column and tgt_column; got {self._file.name}"
-                )
-            pair = (languages.index(self.src_lang), languages.index(self.tgt_lang))
+        pair, name = (0, 1), re.sub(r"\.tsv(\.gz)?$", "", self._file.name)
+        if name == f"{self.tgt_lang}-{self.src_lang}":  # codes may have hyphens of their own
+            pair = (1, 0)
+        elif (
+            name != f"{self.src_lang}-{self.tgt_lang}"
+            and None in (self.src_column, self.tgt_column)
+            and re.fullmatch(r"[a-z]+-[a-z]+\.tsv(\.gz)?", self._file.name)
+        ):
+            raise UserError(
+                f"data.root must name a file of {self.src_lang} and {self.tgt_lang}, or say its columns "
+                f"with data.source.src_column and tgt_column; got {self._file.name}"
+            )
         given = (self.src_column, self.tgt_column)
         src, tgt = (own if asked is None else asked for asked, own in zip(given, pair, strict=True))
         return src, tgt
@@ -210,11 +213,34 @@ class TsvFile:
                 )
             yield line, columns[src].strip(), columns[tgt].strip()
 
+    def _checked(self) -> Iterator[Pair]:
+        """The pairs; at their end a column that was not asked for by number must hold sentences.
+
+        Raises:
+            UserError: most of its lines are numbers, as in exports with a column of ids before each sentence.
+        """
+        num_lines, numbers, first = 0, [0, 0], [0, 0]
+        for line, *pair in self._read():
+            yield line, pair[0], pair[1]
+            num_lines += any(pair)
+            for side, text in enumerate(pair):
+                if text.isdecimal():
+                    first[side] = first[side] or line + 1
+                    numbers[side] += 1
+        given = (self.src_column, self.tgt_column)
+        for side, name in enumerate(("src_column", "tgt_column")):
+            if given[side] is None and 2 * numbers[side] > num_lines:
+                raise UserError(
+                    f"{self._file}, line {first[side]} must have a sentence in column {self._columns[side]}; "
+                    f"got a number, as in {numbers[side]} of {num_lines} lines: set data.source.{name} to the "
+                    "column of the sentences, from 0 (1 and 3 in Tatoeba's export with ids)"
+                )
+
     @cached_property
     def _line_splits(self) -> np.ndarray:
         """Index in SPLITS of every line, or -1 for the further targets of an evaluation source: int8."""
         sources, pairs = array("Q"), array("Q")  # 8 bytes a line each
-        for _, src, tgt in self._read():
+        for _, src, tgt in self._checked():
             sources.append(_hash(src if tgt else ""))
             pairs.append(_hash(f"{src}\t{tgt}"))
         values, first, inverse = np.unique(

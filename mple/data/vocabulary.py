@@ -18,8 +18,8 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -40,6 +40,13 @@ UNKNOWN = "⁇"
 _NUM_SPECIAL = len(SPECIAL_TOKENS)
 _MOST = 100_000_000  # entries, or pairs that they are learned from
 _SPACE = "␠"  # stands for a space of the original while the text is segmented
+
+_RESERVED = {"\x1f": "\ue002", "▅": "\ue003"}
+"""Characters that SentencePiece keeps for itself, leaving out a line with one when it learns -> what stands for
+them in its text."""
+_TO_SENTENCEPIECE = str.maketrans(_RESERVED)
+_FROM_SENTENCEPIECE = str.maketrans({stand_in: c for c, stand_in in _RESERVED.items()})
+_MAX_BYTES = 4192  # SentencePiece does not learn from longer lines
 
 
 class Vocabulary(ABC):
@@ -97,9 +104,9 @@ def _named(token: str) -> str:
 class SentencePieceVocabulary(Vocabulary):
     """Byte pair encoding by SentencePiece without normalisation: decode(encode(text)) is the text itself.
 
-    Exceptions: characters that the training sample lacks become ⁇ (never with byte fallback), and "▁"
-    (U+2581), SentencePiece's own sign, comes back as a space. `segment="jieba"` splits Chinese into words
-    first; decoding joins them again without spaces, and keeps the spaces of the original.
+    Exceptions: characters that the training sample lacks become ⁇ (never with byte fallback), "▁" (U+2581),
+    SentencePiece's own sign, comes back as a space, and U+E002 and U+E003 stand for U+001F and "▅" (U+2585).
+    `segment="jieba"` splits Chinese into words first; decoding joins them again without spaces, and keeps the spaces of the original.
 
     Raises:
         UserError: a model that was learned elsewhere and lacks a special symbol.
@@ -124,23 +131,24 @@ class SentencePieceVocabulary(Vocabulary):
         return SentencePieceVocabulary, (self.model, self.segment)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        texts = [segmented(text, self.segment) for text in texts]
+        texts = [segmented(text, self.segment).translate(_TO_SENTENCEPIECE) for text in texts]
         # Threads pay off from about a thousand sentences on.
         threads, dtype = min(len(os.sched_getaffinity(0)), len(texts) // 1000 + 1), self.dtype
         return [np.array(ids, dtype) for ids in self._processor.encode(texts, num_threads=threads)]
 
     def decode_all(self, ids: Sequence[Ids]) -> list[str]:
         texts = self._processor.decode([_content(sequence).tolist() for sequence in ids])
-        return [joined(text, self.segment) for text in texts]
+        return [joined(text, self.segment).translate(_FROM_SENTENCEPIECE) for text in texts]
 
     def pieces(self, ids: Ids) -> list[str]:
-        return [_piece(i, self._processor.id_to_piece) for i in np.asarray(ids).tolist()]
+        pieces = (_piece(i, self._processor.id_to_piece) for i in np.asarray(ids).tolist())
+        return [piece.translate(_FROM_SENTENCEPIECE) for piece in pieces]
 
     def starts_word(self) -> np.ndarray:
         return np.array([piece.startswith("▁") for piece in self.pieces(range(len(self)))])
 
     def unknown(self, text: str) -> list[str]:
-        is_unknown = {c: UNK in self._processor.encode(c) for c in set(text)}
+        is_unknown = {c: UNK in self.encode([c])[0] for c in set(text)}
         return [c for c in text if is_unknown[c]]
 
     @cached_property
@@ -228,7 +236,7 @@ class BPE:
     joint: one vocabulary of both languages (App. G: En-De, En-Ro) or one each (Zh-En).
     byte_fallback: spell unseen characters in bytes instead of `<unk>`; takes 256 ids.
     character_coverage: share of the sample's characters that get an id of their own.
-    segment: language -> "jieba", for text without spaces between words.
+    segment: language -> "jieba", for text without spaces between words; None for none.
     sample: pairs to learn from, drawn uniformly when the corpus has more, so that memory is bounded.
 
     Source: App. G. The paper learns 32k merges on tokenised text; this is SentencePiece on raw text, so that
@@ -239,19 +247,19 @@ class BPE:
     joint: bool = True
     byte_fallback: bool = False
     character_coverage: float = 1.0
-    segment: Mapping[str, str] = field(default_factory=dict)
+    segment: Mapping[str, str] | None = None
     sample: int = 1_000_000
 
     def __post_init__(self) -> None:
         whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
         whole("data.vocabulary.sample", self.sample, 1, unit="pairs", high=_MOST)
         number("data.vocabulary.character_coverage", self.character_coverage, 0.9, 1.0)
-        for language, how in self.segment.items():
+        for language, how in (self.segment or {}).items():
             one_of(f"data.vocabulary.segment.{language}", how, ("jieba",))
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""
-        return {"kind": "bpe", **vars(self), "segment": dict(self.segment)}
+        return {"kind": "bpe", **vars(self), "segment": dict(self.segment or {})}
 
     def learn(
         self, pairs: Iterable[tuple[str, str]], src_lang: str, tgt_lang: str
@@ -261,9 +269,10 @@ class BPE:
         Raises:
             UserError: `size` does not fit the corpus, or `segment` names a language that is not of the pair.
         """
-        for language in self.segment:
+        segment = self.segment or {}
+        for language in segment:
             one_of("a language in vocabulary.segment", language, (src_lang, tgt_lang))
-        src_how, tgt_how = self.segment.get(src_lang), self.segment.get(tgt_lang)
+        src_how, tgt_how = segment.get(src_lang), segment.get(tgt_lang)
         sample = _reservoir(pairs, self.sample)
         src = [segmented(src, src_how) for src, _ in sample]
         tgt = [segmented(tgt, tgt_how) for _, tgt in sample]
@@ -280,7 +289,7 @@ class BPE:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
+                sentence_iterator=(part for sentence in sentences for part in _parts(sentence)),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=self.size,
@@ -343,6 +352,19 @@ class Words:
     def _vocabulary(self, counts: Counter[str]) -> WordVocabulary:
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return WordVocabulary(ranked[: self.size - _NUM_SPECIAL])
+
+
+def _parts(sentence: str) -> Iterator[str]:
+    """A sentence as SentencePiece learns from it: in parts that it does not leave out, cut at spaces where
+    possible; a space at a cut belongs to neither part, since SentencePiece begins every line with one."""
+    rest = sentence.translate(_TO_SENTENCEPIECE)
+    while len(rest.encode()) > _MAX_BYTES:
+        first = rest.encode()[:_MAX_BYTES].decode(errors="ignore")
+        at = first.rfind(" ")
+        cut, after = (at, at + 1) if at > 0 else (len(first), len(first))
+        yield rest[:cut]
+        rest = rest[after:]
+    yield rest
 
 
 def segmented(text: str, how: str | None) -> str:

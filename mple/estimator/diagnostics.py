@@ -1,6 +1,7 @@
 """What goes wrong in a NAT's outputs, and how candidates and choices of Dynamic KD differ: plain counts.
 
-Words are what white space separates. Every function is pure; shares are in per cent, ratios plain numbers.
+Words are lists that `mple.language.Language.words` makes of a text. Every function is pure; shares are in per
+cent, ratios plain numbers.
 """
 
 from collections.abc import Sequence
@@ -14,27 +15,26 @@ from mple.checks import UserError
 from mple.estimator.target_distortion import check_lined_up
 
 
-def repetition_rate_percent(outputs: Sequence[str]) -> float:
+def repetition_rate_percent(outputs: Sequence[list[str]]) -> float:
     """Words equal to the word before, of all words: the sign of mixed modes (Gu et al., 2018)."""
-    words = [output.split() for output in outputs]
-    repeated = sum(a == b for sentence in words for a, b in pairwise(sentence))
-    return 100 * repeated / max(sum(map(len, words)), 1)
+    repeated = sum(a == b for words in outputs for a, b in pairwise(words))
+    return 100 * repeated / max(sum(map(len, outputs)), 1)
 
 
-def length_ratio(outputs: Sequence[str], references: Sequence[str]) -> float:
+def length_ratio(outputs: Sequence[list[str]], references: Sequence[list[str]]) -> float:
     """Words of all outputs over words of all references.
 
     Raises:
         UserError: other numbers of lines, or references without a word.
     """
     check_lined_up("outputs", len(outputs), "references", len(references))
-    expected = sum(len(reference.split()) for reference in references)
+    expected = sum(map(len, references))
     if not expected:
         raise UserError("references must have at least one word for a length ratio; got none")
-    return sum(len(output.split()) for output in outputs) / expected
+    return sum(map(len, outputs)) / expected
 
 
-def distinct(outputs: Sequence[str], n: int) -> float:
+def distinct(outputs: Sequence[list[str]], n: int) -> float:
     """Different n-grams over all n-grams of all outputs together, 0 to 1 (Li et al., 2016); 0 without any.
 
     It falls as outputs grow in number: compare only outputs for the same sources.
@@ -42,8 +42,7 @@ def distinct(outputs: Sequence[str], n: int) -> float:
     checks.whole("n", n, 1)
     different: set[tuple[str, ...]] = set()
     total = 0
-    for output in outputs:
-        words = output.split()
+    for words in outputs:
         grams = list(zip(*(words[start:] for start in range(n)), strict=False))
         different.update(grams)
         total += len(grams)

@@ -4,7 +4,7 @@
     γ*  = argmin over γ of L̂_target(T_γ) = argmax of the mean S(Y, T_γ)            App. F
 
     scores = pairwise_bleu(candidates)                           # (n, K, K) among the candidates
-    truth = reference_scores(candidates, references)             # (n, K) against several real references
+    truth = reference_scores(candidates, references, distortion) # (n, K) against several real references
     fit = GammaTuning(LineSearch())(("tiny", "small", "base", "big", "raw"), scores, truth)
     fit.gamma, fit.gain, fit.held_out_gain
 
@@ -33,7 +33,7 @@ _BETTER = 1e-9  # BLEU points: below this an improvement is rounding
 def reference_scores(
     candidates: Sequence[Sequence[str]],
     references: Sequence[Sequence[str]],
-    distortion: TargetDistortion | None = None,
+    distortion: TargetDistortion,
 ) -> Float[np.ndarray, "n K"]:
     """Mean S(Y, Γ_k) over the real references Y of every sentence, for K lists of n candidates.
 
@@ -42,7 +42,6 @@ def reference_scores(
     """
     if not candidates:
         raise UserError("candidates must be at least one list of sentences; got none")
-    distortion = distortion or TargetDistortion()
     return np.stack([distortion.similarity(lines, references) for lines in candidates], 1)
 
 

@@ -1,17 +1,19 @@
 """The difference in corpus BLEU of two systems on the same references; a paired bootstrap over sentences.
 
-    bleu_difference(counts(outputs, references), counts(others, references))
+    bleu_difference(counts(outputs, references, "13a"), counts(others, references, "13a"))
 
 Source: Koehn (2004); sacreBLEU's `--paired-bs` resamples alike, but has no interval of the difference.
 """
 
 import numpy as np
+from jaxtyping import Int
 
+from mple.bleu import check_tokenizer
 from mple.estimator.statistics import Bootstrap, Interval
 
 
 def bleu_difference(left: np.ndarray, right: np.ndarray, bootstrap: Bootstrap | None = None) -> Interval:
-    """sacreBLEU (13a) of one system's `counts` minus that of another's on the same references, with a paired
+    """sacreBLEU of one system's `counts` minus that of another's on the same references, with a paired
     bootstrap over sentences.
 
     Each resample is a corpus: its n-gram counts are the sums of those of the drawn sentences.
@@ -27,11 +29,15 @@ def bleu_difference(left: np.ndarray, right: np.ndarray, bootstrap: Bootstrap | 
     return Interval(value, float(low), float(high), bootstrap.level)
 
 
-def counts(hypotheses: list[str], references: list[str]) -> np.ndarray:
-    """(n, 10): matched n-grams by order, all n-grams by order, words of the output and of the reference."""
+def counts(hypotheses: list[str], references: list[str], tokenize: str) -> Int[np.ndarray, "n 10"]:
+    """Of every sentence matched n-grams by order, all n-grams by order, words of output and reference.
+
+    tokenize: sacreBLEU's tokeniser, that of the score itself: `language(tgt_lang).bleu_tokenizer`.
+    """
     from sacrebleu.metrics import BLEU
 
-    metric = BLEU()
+    check_tokenizer("tokenize", tokenize)
+    metric = BLEU(tokenize=tokenize)
     rows = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
         score = metric.corpus_score([hypothesis], [[reference]])

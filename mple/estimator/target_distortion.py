@@ -2,7 +2,7 @@
 
     L̂_target = E_{P(Y|X)} E_{Q(T|X)} [−β S(Y, T)]                                Eq. 14
 
-    distortion = TargetDistortion(beta=0.2)
+    distortion = TargetDistortion(beta=0.2, tokenize="13a")
     distortion(targets, references)                  # references[b]: several real targets of sentence b
     distortion.exact(grammar, sources, targets)      # the expectation over P(Y|X) itself
     check_leak(sources, train_sources)               # before either: were these sentences trained on?
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mple import checks
-from mple.bleu import TOKENIZERS, sentence_bleu
+from mple.bleu import check_tokenizer, sentence_bleu
 from mple.checks import UserError
 from mple.data.grammar import Grammar
 from mple.estimator.statistics import Bootstrap
@@ -36,7 +36,7 @@ class TargetDistortion:
     """−β times the mean over sentences of the mean over a sentence's references of S(Y, T).
 
     beta: β, in bits per BLEU point where L_NAT is in bits. The paper takes 0.2 (En-De) and 0.25 (Zh-En).
-    tokenize: how S splits words, one of `mple.bleu.TOKENIZERS`.
+    tokenize: how S splits words, one of `mple.bleu.TOKENIZERS`: the `data.tokenize` of the run.
     min_references: refuse sentences with fewer. One reference cannot show several modes, and where it is the
         raw target itself, raw data has distortion 0 by definition.
 
@@ -51,13 +51,13 @@ class TargetDistortion:
     """
 
     beta: float | int = BETA
-    tokenize: str = "13a"
+    tokenize: str = field(kw_only=True)
     min_references: int = 2
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         checks.number("estimator.beta", self.beta, 0, unit="bits per BLEU point")
-        checks.one_of("estimator.tokenize", self.tokenize, TOKENIZERS)
+        check_tokenizer("estimator.tokenize", self.tokenize)
         checks.whole("estimator.min_references", self.min_references, 1)
 
     def similarity(

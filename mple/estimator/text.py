@@ -1,10 +1,11 @@
 """What is measured on text: BLEU two ways, the share of valid outputs, length and repetition."""
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from mple.bleu import BleuScorer
 from mple.data.grammar import Grammar
+from mple.estimator.diagnostics import repetition_rate_percent
+from mple.language import language
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class TextScore:
     is known, `valid_rate_percent` is the share of outputs that have a probability above 0 under it.
 
     `repetition_rate_percent` is the share of words equal to the word before; `length_ratio` is words of the
-    outputs over words of the references.
+    outputs over words of the references. Words are those of the target language (`mple.language`).
     """
 
     tgt_lang: str
@@ -31,12 +32,12 @@ class TextScore:
     def __call__(
         self, split: str, sources: list[str], references: list[str], outputs: list[str]
     ) -> dict[str, float]:
-        found = dict(self.scorer(split, references).score(outputs))
-        words = [output.split() for output in outputs]
-        num_words = sum(map(len, words))
-        repeated = sum(a == b for sentence in words for a, b in pairwise(sentence))
-        found["repetition_rate_percent"] = 100 * repeated / max(num_words, 1)
-        found["length_ratio"] = num_words / max(sum(len(reference.split()) for reference in references), 1)
+        metrics = dict(self.scorer(split, references).score(outputs))
+        words_of = language(self.tgt_lang).words
+        words = [words_of(output) for output in outputs]
+        expected = sum(len(words_of(reference)) for reference in references)
+        metrics["repetition_rate_percent"] = repetition_rate_percent(words)
+        metrics["length_ratio"] = sum(map(len, words)) / max(expected, 1)
         if self.grammar is not None:
-            found["valid_rate_percent"] = self.grammar.valid_rate(sources, outputs)
-        return found
+            metrics["valid_rate_percent"] = self.grammar.valid_rate(sources, outputs)
+        return metrics

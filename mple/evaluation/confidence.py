@@ -21,6 +21,7 @@ from mple.estimator.confidence import Confidence as Found
 from mple.estimator.confidence import decode_default, decode_sampled
 from mple.estimator.paired_bleu import bleu_difference, counts
 from mple.evaluation.finished import Finished
+from mple.language import language
 from mple.model.nat import NAT
 
 
@@ -77,4 +78,5 @@ class Confidence:
         bleu = run.module.score(self.split, sources, references, outputs)["tokenised_bleu"]
         metrics = found.metrics() | {"tokenised_bleu": bleu}
         named = {f"{way}_{name}": value for name, value in metrics.items()}
-        return named, counts(outputs, references)
+        tokenize = language(run.job.source.tgt_lang).bleu_tokenizer
+        return named, counts(outputs, references, tokenize)

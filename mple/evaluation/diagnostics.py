@@ -14,6 +14,7 @@ from rich.table import Table
 from mple import checks
 from mple.estimator import diagnostics
 from mple.evaluation.finished import Finished
+from mple.language import language
 from mple.launch import console
 from mple.modules.non_autoregressive import NonAutoregressive
 from mple.proxy_target.dynamic_kd import DynamicKD
@@ -43,8 +44,9 @@ class Diagnostics:
     def __call__(self, run: Finished) -> dict[str, float]:
         # First, for it complains at once where decoding takes minutes.
         of_choice = of_candidates(run) if len(run.job.candidates) > 1 else {}
-        references = run.data.text(self.split)[2]
-        outputs = run.translate(self.split, run.module.decoding)
+        words_of = language(run.job.source.tgt_lang).words
+        references = [words_of(reference) for reference in run.data.text(self.split)[2]]
+        outputs = [words_of(output) for output in run.translate(self.split, run.module.decoding)]
         found = {
             "repetition_rate_percent": diagnostics.repetition_rate_percent(outputs),
             "length_ratio": diagnostics.length_ratio(outputs, references),

@@ -82,7 +82,10 @@ class Finished:
             overrides = [o for o in overrides if not o.startswith("outputs=")] + here
         today = hydra.compose("train", overrides)
         OmegaConf.set_struct(today, False)
-        cfg = OmegaConf.merge(today, self._own(), OmegaConf.from_dotlist(here))
+        own, base = self._own(), today.copy()
+        if OmegaConf.select(own, "data.vocabulary") is not None:
+            base.data.vocabulary = {}  # as it was learned: what the run's own does not set was not set
+        cfg = OmegaConf.merge(base, own, OmegaConf.from_dotlist(here))
         assert isinstance(cfg, DictConfig)
         for name, made in (("run.json", today), ("config.yaml", cfg)):  # teachers are made of the command
             plain = OmegaConf.to_container(made, resolve=True)

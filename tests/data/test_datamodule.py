@@ -22,7 +22,7 @@ SOURCE = GrammarSource(Grammar(), train=400, valid=30, test=20)
 
 
 def make(root: Path, **settings: object) -> TranslationData:
-    defaults = {"vocabulary": Words(300), "max_length": 50, "max_tokens": 200, "seed": 1}
+    defaults = {"vocabulary": Words(300), "max_length": 50, "max_tokens": 200, "seed": 1, "tokenize": "none"}
     return TranslationData(SOURCE, root, **(defaults | settings))  # type: ignore[arg-type]
 
 
@@ -223,7 +223,7 @@ def test_errors(root: Path, tmp_path: Path) -> None:
 @needs_real
 def test_multi30k(tmp_path: Path) -> None:
     source = LineFiles(str(REAL / "multi30k"), "de", "en", valid="val", test="test_2016_flickr")
-    data = TranslationData(source, tmp_path, BPE(8000), max_length=100, max_tokens=4096)
+    data = TranslationData(source, tmp_path, BPE(8000), max_length=100, max_tokens=4096, tokenize="13a")
     epoch = len({line for (batch,) in islice(data.train_dataloader(), 200) for line in batch.ids.tolist()})
     assert epoch == 29_000
     lines, _, tgt = data.text("test")

@@ -19,46 +19,46 @@ from mple.estimator.diagnostics import (
 from mple.estimator.text import TextScore
 from mple.proxy_target.dynamic_kd import DynamicKD
 
-sentences = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=6).map(" ".join), max_size=6)
+sentences = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=6), max_size=6)
+
+
+def words(*texts: str) -> list[list[str]]:
+    return [text.split() for text in texts]
 
 
 def test_repetition() -> None:
-    assert repetition_rate_percent(["a a a b", "b a"]) == pytest.approx(100 * 2 / 6)
-    assert repetition_rate_percent(["a b a b"]) == 0  # only neighbours
-    assert repetition_rate_percent(["a", "a"]) == 0  # not across sentences
-    assert repetition_rate_percent(["", ""]) == repetition_rate_percent([]) == 0
+    assert repetition_rate_percent(words("a a a b", "b a")) == pytest.approx(100 * 2 / 6)
+    assert repetition_rate_percent(words("a b a b")) == 0  # only neighbours
+    assert repetition_rate_percent(words("a", "a")) == 0  # not across sentences
+    assert repetition_rate_percent(words("", "")) == repetition_rate_percent([]) == 0
 
 
 def test_repetition_and_length_are_what_training_logs() -> None:
     outputs, references = ["the the house is", "a a a", ""], ["the house is red", "a dog", "b"]
     logged = TextScore("de")("test", ["x"] * 3, references, outputs)
-    assert repetition_rate_percent(outputs) == pytest.approx(logged["repetition_rate_percent"])
-    assert length_ratio(outputs, references) == pytest.approx(logged["length_ratio"])
+    assert repetition_rate_percent(words(*outputs)) == pytest.approx(logged["repetition_rate_percent"])
+    assert length_ratio(words(*outputs), words(*references)) == pytest.approx(logged["length_ratio"])
 
 
 def test_length_ratio() -> None:
-    assert length_ratio(["a b c", ""], ["a", "b"]) == 1.5
+    assert length_ratio(words("a b c", ""), words("a", "b")) == 1.5
     with pytest.raises(UserError, match="outputs must go line by line with the 1 references; got 2"):
-        length_ratio(["a", "b"], ["a"])
+        length_ratio(words("a", "b"), words("a"))
     with pytest.raises(UserError, match="at least one word for a length ratio; got none"):
-        length_ratio(["a"], [""])
+        length_ratio(words("a"), words(""))
 
 
 def test_distinct() -> None:
-    assert distinct(["a b a", "b"], 1) == 2 / 4
-    assert distinct(["a b a b", "b a"], 2) == 2 / 4  # ab, ba, ab; ba: no bigram across sentences
-    assert distinct(["a"], 2) == 0
+    assert distinct(words("a b a", "b"), 1) == 2 / 4
+    assert distinct(words("a b a b", "b a"), 2) == 2 / 4  # ab, ba, ab; ba: no bigram across sentences
+    assert distinct(words("a"), 2) == 0
     with pytest.raises(UserError, match="n must be a whole number of at least 1; got 0"):
-        distinct(["a"], 0)
+        distinct(words("a"), 0)
 
 
 @given(sentences, st.integers(1, 3))
-def test_distinct_by_slices(outputs: list[str], n: int) -> None:
-    grams = [
-        tuple(words[i : i + n])
-        for words in (output.split() for output in outputs)
-        for i in range(len(words) - n + 1)
-    ]
+def test_distinct_by_slices(outputs: list[list[str]], n: int) -> None:
+    grams = [tuple(output[i : i + n]) for output in outputs for i in range(len(output) - n + 1)]
     assert distinct(outputs, n) == pytest.approx(len(set(grams)) / max(len(grams), 1))
 
 

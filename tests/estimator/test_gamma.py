@@ -214,9 +214,9 @@ class TestTuning:
         ):
             tuning(("a", "b", "c"), scores[:4], truth[:4])
         with pytest.raises(UserError, match="sentence 1 must be at least 2"):
-            reference_scores([["a"], ["b"]], [["a"]])
+            reference_scores([["a"], ["b"]], [["a"]], TargetDistortion(tokenize="none"))
         with pytest.raises(UserError, match="candidates must be at least one list"):
-            reference_scores([], [["a", "b"]])
+            reference_scores([], [["a", "b"]], TargetDistortion(tokenize="none"))
 
     def test_settings(self) -> None:
         for make, message in (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from mple.checks import UserError
 from mple.estimator.paired_bleu import bleu_difference, counts
 from mple.estimator.statistics import Bootstrap, Interval
 
@@ -17,9 +18,13 @@ def _sentences(seed: int, count: int = 40) -> list[str]:
 
 
 def difference_of(
-    left: list[str], right: list[str], references: list[str], bootstrap: Bootstrap | None = None
+    left: list[str],
+    right: list[str],
+    references: list[str],
+    bootstrap: Bootstrap | None = None,
+    tokenize: str = "13a",
 ) -> Interval:
-    return bleu_difference(counts(left, references), counts(right, references), bootstrap)
+    return bleu_difference(counts(left, references, tokenize), counts(right, references, tokenize), bootstrap)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -62,3 +67,15 @@ def test_wider_with_fewer_sentences() -> None:
     many = difference_of(left, right, references, Bootstrap(resamples=400))
     few = difference_of(left[:40], right[:40], references[:40], Bootstrap(resamples=400))
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(math.sqrt(10), rel=0.4)
+
+
+def test_chinese_bleu_difference_is_sacrebleus_with_zh() -> None:
+    references = ["我喜欢你的狗。", "他昨天去了北京。", "今天天气很好。"]
+    left = ["我喜欢你的猫。", "他昨天去了上海。", "今天天气好。"]
+    right = ["我你。", "他北。", "天天天天。"]
+    scores = [sacrebleu.corpus_bleu(lines, [references], tokenize="zh").score for lines in (left, right)]
+    value = difference_of(left, right, references, tokenize="zh").value
+    assert value == pytest.approx(scores[0] - scores[1])
+    assert value == pytest.approx(49.963, abs=1e-3)  # 0 with 13a
+    with pytest.raises(UserError, match=r"tokenize must be one of 13a, .*; got 'moses'"):
+        counts(left, references, "moses")

@@ -15,7 +15,7 @@ from mple.estimator.statistics import Bootstrap
 from mple.estimator.target_distortion import TargetDistortion, check_leak
 
 WORDS = ["the", "house", "is", "big", ",", "red", ".", "isn't", "small"]
-FAST = TargetDistortion(bootstrap=Bootstrap(200))
+FAST = TargetDistortion(tokenize="13a", bootstrap=Bootstrap(200))
 REFERENCES = Path(__file__).parents[3] / "shared" / "data" / "wmt14_references" / "wmt14-en-de.extra_refs.gz"
 
 
@@ -79,7 +79,7 @@ def test_limits() -> None:
         "target_is_reference_percent": 100,
     }
     assert FAST([""] * 10, references)["target_similarity_bleu"] == 0
-    assert TargetDistortion(beta=0)(targets, references)["target_loss_bits_per_token"] == 0
+    assert TargetDistortion(tokenize="13a", beta=0)(targets, references)["target_loss_bits_per_token"] == 0
     half = [[t, *ys] if i % 2 else ys for i, (t, ys) in enumerate(zip(targets, references, strict=True))]
     assert FAST(targets, half)["target_is_reference_percent"] >= 50
 
@@ -102,7 +102,7 @@ class TestExact:
         tables = [grammar.targets(source) for source in sources]
         drawn = [generator.choice(list(t), 2, p=list(t.values())) for t in tables]
         targets, references = [str(t) for t, _ in drawn], [[str(y)] for _, y in drawn]
-        estimate = TargetDistortion(min_references=1, bootstrap=Bootstrap(1000, level=0.99))
+        estimate = TargetDistortion(tokenize="13a", min_references=1, bootstrap=Bootstrap(1000, level=0.99))
         found = estimate(targets, references)
         exact = estimate.exact(grammar, sources, targets)["target_loss_bits_per_token"]
         low, high = (found[f"target_loss_{end}_bits_per_token"] for end in ("low", "high"))
@@ -155,7 +155,7 @@ def test_references_that_do_not_fit() -> None:
         FAST(["a", "b"], [["a", "b"], ["c"]])
     with pytest.raises(UserError, match="targets must go line by line with the 1 sources; got 2"):
         FAST.exact(Grammar(), ["you see the book"], ["a", "b"])
-    one = TargetDistortion(min_references=1)
+    one = TargetDistortion(tokenize="13a", min_references=1)
     np.testing.assert_allclose(one.similarity(["a b", "c"], [["a b"], ["d"]]), [100, 0])
 
 
@@ -172,7 +172,7 @@ def test_references_that_do_not_fit() -> None:
 )
 def test_settings(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        TargetDistortion(**settings)
+        TargetDistortion(**({"tokenize": "13a"} | settings))
 
 
 class TestLeak:
@@ -203,6 +203,6 @@ def test_raw_targets_of_newstest() -> None:
             kind, number = key.split("-")
             lines[number][kind] = text
     references = [[line[f"R{i}"] for i in range(1, 11)] for line in lines.values()]
-    found = TargetDistortion()([line["T"] for line in lines.values()], references)
+    found = TargetDistortion(tokenize="13a")([line["T"] for line in lines.values()], references)
     assert len(references) == 500
     assert found["target_loss_bits_per_token"] == pytest.approx(-6.42, abs=0.6)
