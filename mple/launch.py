@@ -317,22 +317,20 @@ class Job:
                 raise UserError(f"start.experiment must be {kind}, as this run; got {begin['experiment']}")
 
     def _check_languages(self) -> None:
-        """Of a job that is to train: two languages; a code that no standard has is noted and treated as Latin."""
+        """Of a job that is to train: two languages; a code that no standard has is noted."""
         source = self.plain["data"]["source"]
         src_lang, tgt_lang = (source.get(side) for side in ("src_lang", "tgt_lang"))
-        if (
-            src_lang is not None
-            and src_lang == tgt_lang
-            and source.get("src_column") == source.get("tgt_column")
-        ):
+        one_column = source.get("src_column") == source.get("tgt_column")
+        if src_lang is not None and src_lang == tgt_lang and one_column:
             raise UserError(
-                f"data.src_lang and data.tgt_lang must differ, or a model learns to copy; got {src_lang} twice"
+                "data.src_lang and data.tgt_lang must differ, or the model learns to copy; "
+                f"got {src_lang} for both"
             )
         for code in dict.fromkeys((self.source.src_lang, self.source.tgt_lang)):
             if not language(code).is_known:
                 console.print(
-                    f"{escape(code)} is no language code of ISO 639 or BCP 47: its text counts as one with spaces "
-                    "between words, scored with 13a and Moses' English rules"
+                    f"{escape(code)} is no language code of ISO 639 or BCP 47: treated as a language with "
+                    "spaces between its words, scored with 13a and Moses' English rules"
                 )
 
     def _check_data(self, data: TranslationData) -> None:

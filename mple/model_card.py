@@ -23,9 +23,10 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
     the run's last `estimator=mple`."""
     src, tgt = trained.languages
     config = trained.config
+    languages = yaml.safe_dump([src, tgt], default_flow_style=True).strip()  # `no` needs quotes
     joint = " (one joint vocabulary)" if trained.src_vocabulary is trained.tgt_vocabulary else ""
     parts = [
-        f"---\nlanguage: {yaml.safe_dump([src, tgt], default_flow_style=True).strip()}\nlibrary_name: mple\npipeline_tag: translation\n---",
+        f"---\nlanguage: {languages}\nlibrary_name: mple\npipeline_tag: translation\n---",
         f"# {metrics['experiment']}: {src} to {tgt} ({metrics['data']})",
         _what(trained, metrics),
         _use(trained),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mple.language import language, one_script, segmenters
 
@@ -15,9 +15,10 @@ OmegaConf.register_new_resolver(
 
 def segmenters_or(
     src_lang: str | None, tgt_lang: str | None, otherwise: Mapping[str, str] | None = None
-) -> Mapping[str, str] | None:
+) -> DictConfig | None:
     """`segmenters` of the pair, or `otherwise` where neither language needs one: null, which is in no key."""
-    return segmenters(src_lang, tgt_lang) or otherwise
+    needed = segmenters(src_lang, tgt_lang) or otherwise
+    return None if needed is None else OmegaConf.create(dict(needed))
 
 
 OmegaConf.register_new_resolver("segmenters", segmenters_or, replace=True)

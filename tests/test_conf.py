@@ -435,3 +435,21 @@ def test_auto_precision_is_of_the_device_that_trains(
     assert precision_of("auto", "auto") == ("bf16-mixed" if has_units else "32-true")
     assert precision_of("auto", "cpu") == "32-true"
     assert precision_of("16-mixed", "auto") == "16-mixed"
+
+
+def test_one_language_on_both_sides_is_refused(tmp_path: Path) -> None:
+    english = ("data.root=x", "data.src_lang=en", "data.tgt_lang=en")
+    made = job("+experiment=vanilla_raw", "data=text", *english, f"outputs={tmp_path}")
+    with pytest.raises(UserError, match=r"data\.src_lang and data\.tgt_lang must differ, .* en for both"):
+        made.execute()
+    columns = ("data.source.src_column=0", "data.source.tgt_column=1")
+    job("+experiment=vanilla_raw", "data=tatoeba", *english, *columns)._check_languages()  # paraphrases
+
+
+def test_an_unknown_language_code_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("+experiment=vanilla_raw", "data=text", "data.root=x", "data.src_lang=de")
+    job(*words, "data.tgt_lang=bb")._check_languages()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("bb is no language code of ISO 639 or BCP 47")
+    job(*words, "data.tgt_lang=ja")._check_languages()
+    assert capsys.readouterr().out == ""

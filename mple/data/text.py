@@ -232,8 +232,8 @@ class TsvFile:
             if given[side] is None and 2 * numbers[side] > num_lines:
                 raise UserError(
                     f"{self._file}, line {first[side]} must have a sentence in column {self._columns[side]}; "
-                    f"got a number, as in {numbers[side]} of {num_lines} lines: set data.source.{name} to the "
-                    "column of the sentences, from 0 (1 and 3 in Tatoeba's export with ids)"
+                    f"got a number, as in {numbers[side]} of {num_lines} lines: set data.source.{name} to "
+                    "the column of the sentences, from 0 (1 and 3 in Tatoeba's export with ids)"
                 )
 
     @cached_property

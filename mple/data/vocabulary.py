@@ -42,7 +42,7 @@ _MOST = 100_000_000  # entries, or pairs that they are learned from
 _SPACE = "␠"  # stands for a space of the original while the text is segmented
 
 _RESERVED = {"\x1f": "\ue002", "▅": "\ue003"}
-"""Characters that SentencePiece keeps for itself, leaving out a line with one when it learns -> what stands for
+"""Characters that SentencePiece keeps for itself (it does not learn from a line with one) -> what stands for
 them in its text."""
 _TO_SENTENCEPIECE = str.maketrans(_RESERVED)
 _FROM_SENTENCEPIECE = str.maketrans({stand_in: c for c, stand_in in _RESERVED.items()})
@@ -106,7 +106,8 @@ class SentencePieceVocabulary(Vocabulary):
 
     Exceptions: characters that the training sample lacks become ⁇ (never with byte fallback), "▁" (U+2581),
     SentencePiece's own sign, comes back as a space, and U+E002 and U+E003 stand for U+001F and "▅" (U+2585).
-    `segment="jieba"` splits Chinese into words first; decoding joins them again without spaces, and keeps the spaces of the original.
+    `segment="jieba"` splits Chinese into words first; decoding joins them again without spaces, and keeps the
+    spaces of the original.
 
     Raises:
         UserError: a model that was learned elsewhere and lacks a special symbol.

@@ -265,3 +265,25 @@ def test_multi30k(tmp_path: Path) -> None:
     corpus = prepared.corpora["train"]
     expected = [tgt for _, _, tgt in source.pairs("train")]
     assert prepared.tgt_vocabulary.decode_all(corpus.tgt(np.arange(len(corpus)))) == expected
+
+
+def test_unknown_characters_and_copied_sentences_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, lines in (("train", ["ab ba"] * 50), ("valid", ["ab", "aéb éa", "b"]), ("test", ["ab"])):
+        (tmp_path / f"{split}.x").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (tmp_path / f"{split}.y").write_text("ba\n" * len(lines), encoding="utf-8")
+    source = LineFiles(str(tmp_path), "x", "y")
+    with caplog.at_level(logging.WARNING):
+        prepare(source, tmp_path / "prepared", BPE(size=12), max_length=50)
+    (unknown,) = caplog.messages
+    assert unknown == (
+        "valid split, source: 2 unknown to the vocabulary, which become ⁇, the first 'é' in line 2"
+    )
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        prepare(LineFiles(str(tmp_path), "y", "y"), tmp_path / "copied", BPE(size=9), max_length=50)
+    assert caplog.messages[0] == (
+        "train split: 50 of 50 pairs have the same text as source and as target: "
+        "a model of them learns to copy"
+    )

@@ -229,3 +229,15 @@ def test_refusals(text: LineFiles) -> None:
     with pytest.raises(UserError, match=r"at least 2 different words .*may_repeat=False\); got 1"):
         list(Synthetic(text, may_repeat=False).pairs("train"))
     assert len(list(Synthetic(text).pairs("train"))) == 1
+
+
+def test_chinese_is_corrupted_character_by_character(tmp_path: Path) -> None:
+    for split in SPLITS:
+        (tmp_path / f"{split}.zh").write_text(
+            "我喜欢你的狗 AI book。\n今天天气很好。\n" * 50, encoding="utf-8"
+        )
+    source = Synthetic(LineFiles(str(tmp_path), "zh", "zh"), replace=0.5)
+    assert 20 < source.rates("train")["changed_percent"] < 60
+    assert all(len(src) > 3 and src != tgt for _, src, tgt in source.pairs("train"))
+    kept = Synthetic(LineFiles(str(tmp_path), "zh", "zh"), replace=0)
+    assert all(src == tgt for _, src, tgt in kept.pairs("train"))

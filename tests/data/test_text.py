@@ -368,3 +368,36 @@ def test_tatoeba() -> None:
     assert sum(map(len, sources.values())) == len(set(expected))
     assert len(sources["valid"]) == len(sources["test"]) == 2000
     assert min(len(tgts) for _, _, tgts in source.references("test")) >= 2
+
+
+def test_columns_of_ids_are_refused(tmp_path: Path) -> None:
+    """Tatoeba's own export has an id before each sentence."""
+    path = tmp_path / "en-de.tsv"
+    path.write_text("1000\tdog\t5000\tHund\n" * 30)
+    source = TsvFile(str(tmp_path), "en", "de", valid=2, test=2)
+    with pytest.raises(
+        UserError, match=r"en-de\.tsv, line 1 must have a sentence in column 0; got a number"
+    ) as caught:
+        list(source.pairs("train"))
+    assert "data.source.src_column" in str(caught.value)
+    path.write_text("".join(f"dog {i}\t5000\tHund {i}\n" for i in range(30)))
+    with pytest.raises(
+        UserError, match=r"line 1 must have a sentence in column 1; .*data\.source\.tgt_column"
+    ):
+        list(source.pairs("train"))
+    path.write_text("".join(f"1000\tdog {i}\t5000\tHund {i}\n" for i in range(30)))
+    read = TsvFile(str(tmp_path), "en", "de", 1, 3, valid=2, test=2)
+    assert next(read.pairs("train"))[1].startswith("dog")
+
+
+def test_numbers_among_sentences_are_read(tmp_path: Path) -> None:
+    lines = [f"{i}\tNummer {i}" if i % 3 == 0 else f"no. {i}\tNr. {i}" for i in range(30)]
+    (tmp_path / "en-de.tsv").write_text("".join(f"{line}\n" for line in lines))
+    assert len(list(TsvFile(str(tmp_path), "en", "de", valid=2, test=3).pairs("train"))) == 25
+
+
+@pytest.mark.parametrize(("src", "tgt", "first"), [("en", "zh-TW", "english"), ("zh-TW", "en", "中文")])
+def test_columns_of_codes_with_a_region(src: str, tgt: str, first: str, tmp_path: Path) -> None:
+    (tmp_path / "en-zh-TW.tsv").write_text("".join(f"english {i}\t中文 {i}\n" for i in range(30)))
+    pairs = TsvFile(str(tmp_path), src, tgt, valid=2, test=3).pairs("train")
+    assert all(text.startswith(first) for _, text, _ in pairs)

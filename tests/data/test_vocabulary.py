@@ -2,7 +2,9 @@
 
 import io
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +186,48 @@ def test_tatoeba_chinese_round_trip() -> None:
     _, vocabulary = BPE(5000, joint=False, segment={"zh": "jieba"}).learn(text, "en", "zh")
     targets = [tgt for _, tgt in text]
     assert vocabulary.decode_all(vocabulary.encode(targets)) == targets
+
+
+PAIRS = [("der hund läuft", "the dog runs")] * 50
+
+
+@pytest.mark.parametrize("line", ["日" * 1600, "▅ ab", "a\x1fb", "日 " * 2000 + "月"])
+def test_every_character_of_the_training_text_is_known(line: str) -> None:
+    """SentencePiece leaves out lines of more than 4,192 bytes, and those with U+2585 or U+001F."""
+    pairs = [*PAIRS, *[(line, line)] * 3]
+    for vocabulary in BPE(size=60).learn(pairs, "de", "en"):
+        assert vocabulary.unknown(line) == []
+        assert UNK not in vocabulary.encode([line])[0]
+        assert vocabulary.decode(vocabulary.encode([line])[0]) == line
+
+
+def test_text_without_such_lines_gives_the_same_vocabulary_as_before() -> None:
+    """One line of 4,192 bytes is learned from as it is."""
+    line = "日" * 1397 + "a"
+    trained: list[list[str]] = []
+    original = sentencepiece.SentencePieceTrainer.train
+
+    def train(*, sentence_iterator: Iterator[str], **options: Any) -> Any:
+        trained.append(list(sentence_iterator))
+        assert "max_sentence_length" not in options  # it would be part of the model, so of its fingerprint
+        return original(sentence_iterator=iter(trained[-1]), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentencepiece.SentencePieceTrainer, "train", train)
+        BPE(size=60).learn([*PAIRS, (line, line + "a")], "de", "en")
+    (sentences,) = trained
+    assert line in sentences
+    assert line + "a" not in sentences
+    assert sentences[:50] == ["der hund läuft"] * 50
+
+
+@pytest.mark.parametrize("line", ["dog cat " * 700, "abcdefg" * 700])
+def test_long_training_lines_alone_are_enough(line: str) -> None:
+    vocabulary, _ = BPE(size=17).learn([(line, line)] * 50, "de", "en")
+    ids = vocabulary.encode([line * 4])[0]  # more than 10,000 bytes
+    assert vocabulary.decode(ids) == line * 4
+
+
+def test_old_runs_segment_nothing_by_default() -> None:
+    assert BPE().settings() == BPE(segment={}).settings()
+    assert BPE().settings()["segment"] == {}
