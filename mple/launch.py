@@ -202,7 +202,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     checks.whole("max_tokens", plain["max_tokens"], 1, "tokens", high=MOST_TOKENS)
     checks.whole("accumulate", plain["accumulate"], 1, "micro-batches", high=10_000)
     checks.whole("data.max_length", plain["data"]["max_length"], 1, "tokens", high=MOST_POSITIONS)
-    checks.one_of("data.tokenize", plain["data"]["tokenize"], TOKENIZERS)
+    check_tokenizer("data.tokenize", plain["data"]["tokenize"])
     check_trainer(plain["trainer"])
     check_rhythm(plain["updates"], plain["valid_every"], plain["log_every"])
     return plain
