@@ -3,7 +3,7 @@
     T_γ = argmin over T in Γ of L̂'_target(T) = argmax of Σ_i γ_i S(Γ_i, T)         Eq. 21
     γ*  = argmin over γ of L̂_target(T_γ) = argmax of the mean S(Y, T_γ)            App. F
 
-    scores = pairwise_bleu(candidates)                           # (n, K, K) among the candidates
+    scores = pairwise_bleu(candidates, "13a")                    # (n, K, K) among the candidates
     truth = reference_scores(candidates, references, distortion) # (n, K) against several real references
     fit = GammaTuning(LineSearch())(("tiny", "small", "base", "big", "raw"), scores, truth)
     fit.gamma, fit.gain, fit.held_out_gain
