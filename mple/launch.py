@@ -46,6 +46,7 @@ from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
 from mple.distill import distill
 from mple.estimator.text import TextScore
+from mple.foreign import check_name, check_targets
 from mple.language import language
 from mple.model.transformer import MOST_POSITIONS, Size
 from mple.modules.update import UpdateModule
@@ -219,11 +220,20 @@ def _check_gpu(settings: DictConfig) -> None:
 
 
 class Job:
-    """One configuration made into objects. Nothing is read or written before `execute`."""
+    """One configuration made into objects. Nothing is read or written before `execute`.
 
-    def __init__(self, cfg: DictConfig, overrides: list[str]) -> None:
+    foreign: the folder that configuration and overrides came with, if they did: then this job, its teachers
+    and its start may make only what conf/ names (`mple.foreign`).
+    """
+
+    def __init__(self, cfg: DictConfig, overrides: list[str], foreign: Path | None = None) -> None:
         self.cfg = cfg
         self.overrides = overrides
+        self.foreign = foreign
+        if foreign is not None:
+            plain = resolved(cfg)
+            check_targets(plain, foreign)
+            self.cfg = cfg = OmegaConf.create(plain)  # an interpolation may have another value each time
         self.plain = check_settings(cfg)
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
         self.size = Size.named(self.plain["sizes"], cfg.size)
@@ -301,15 +311,13 @@ class Job:
         """All that can be known about `start` before there are data."""
         begin = self.plain["start"]
         if isinstance(begin, str):
-            weights = start.read(Path(begin))
-            with torch.device("meta"):  # the size tells before the vocabulary is there
-                model = self._model(*start.entries(weights, Path(begin)), is_joint=False)
-            start.check(weights, {f"model.{k}": v for k, v in model.state_dict().items()}, Path(begin))
+            self.check_size(start.read(Path(begin)), Path(begin))  # before the vocabulary is there
         elif begin is not None:
             if not isinstance(begin, dict) or set(begin) != {"experiment", "updates"}:
                 raise UserError(
                     f"start must be a file of weights, or an experiment and updates; got {begin!r}"
                 )
+            check_name("start.experiment", begin["experiment"])
             checks.whole("start.updates", begin["updates"], 1, "updates")
             first = self.first_stage()
             if first is not None and first.is_student != self.is_student:
@@ -332,6 +340,12 @@ class Job:
                     f"{escape(code)} is no language code of ISO 639 or BCP 47: treated as a language with "
                     "spaces between its words, scored with 13a and Moses' English rules"
                 )
+
+    def check_size(self, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+        """Refuse weights of another model or size, before memory is taken for the model."""
+        with torch.device("meta"):
+            model = self._model(*start.entries(weights, path), is_joint=False)
+        start.check(weights, {f"model.{k}": v for k, v in model.state_dict().items()}, path)
 
     def _check_data(self, data: TranslationData) -> None:
         """What the data tell before anything is made: whether `start` speaks their vocabulary, and whether
@@ -386,7 +400,7 @@ class Job:
             if cfg.updates < cfg.valid_every:
                 overrides += self._short(cfg.updates, cfg.log_every)
             try:
-                jobs[name] = Job(composed("train", overrides), overrides)
+                jobs[name] = Job(composed("train", overrides), overrides, self.foreign)
             except UserError as error:
                 raise UserError(f"teacher {name}: {error}") from error
         return jobs
@@ -407,7 +421,7 @@ class Job:
         ]
         if begin["updates"] != self.cfg.student_updates:  # else it is that experiment's own run
             overrides += [f"updates={begin['updates']}", *self._short(begin["updates"], self.cfg.log_every)]
-        return Job(composed("train", overrides), overrides)
+        return Job(composed("train", overrides), overrides, self.foreign)
 
     def data(
         self,

@@ -90,6 +90,8 @@ def check(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], path: Path
             raise UserError(
                 f"start must be of the same model size; {name} is {wanted}, in {path} it is {came}"
             )
+        if weights[name].untyped_storage().nbytes() < weights[name].nbytes:  # a number repeated by strides
+            raise UserError(f"start must be of the same model; {name} of {path} is not whole")
     for name in weights:
         if name not in model:
             raise UserError(f"start must be of the same model; {path} has {name} besides")

@@ -5,14 +5,13 @@
 
 A folder is enough: neither the corpus nor the data that were prepared of it are needed. What lies in a folder
 may come from anybody, so nothing in it is executed: weights are tensors and nothing else, and a configuration
-may name only classes of this package.
+is looked at before anything is made of it (`mple.foreign`).
 """
 
 import dataclasses
-import importlib
 import inspect
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,8 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-import yaml
 from hydra.utils import instantiate
 from jaxtyping import Int
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from mple import checks
@@ -35,6 +31,7 @@ from mple.data.vocabulary import Vocabulary, load_vocabularies
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
+from mple.foreign import check_targets, read_config
 from mple.model.autoregressive import Autoregressive
 from mple.model.input_predictor import InputDistribution, MaskPredictor
 from mple.model.nat import NAT
@@ -50,8 +47,6 @@ INPUT_PREDICTOR = "input_predictor"
 INPUT_PREDICTOR_RESULTS = "input_predictor.json"
 MASK_PREDICTOR_WEIGHTS = "mask_predictor.pt"
 VANILLA_CONFIG, VANILLA_WEIGHTS = "vanilla.yaml", "vanilla.pt"
-
-_PACKAGE = "mple."
 
 
 @dataclass(frozen=True)
@@ -226,11 +221,10 @@ def load(folder: str | Path) -> Trained:
                 f"entries in its {side}, the vocabulary {len(vocabulary)}"
             )
     try:
-        model = _model(config, len(src), len(tgt), src is tgt)
+        model = _model(config, len(src), len(tgt), src is tgt, weights, path)
         decoding = config["decoding"]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{found / CONFIG} must be the configuration of a run; got none: {error}") from error
-    _fill(model, weights, path)
     bare = Trained(found, config, model, src, tgt, languages, Beam())
     return bare.with_decoding(decoding)
 
@@ -262,9 +256,10 @@ def load_input_distribution(
 ) -> InputDistribution:
     """P(Z | X) of an input predictor's folder; `nat` is the run's, and the sizes are its vocabularies'."""
     masks = MaskPredictor(nat)
-    _fill(masks, _tensors(folder / MASK_PREDICTOR_WEIGHTS), folder / MASK_PREDICTOR_WEIGHTS)
-    vanilla = _model(_config(folder / VANILLA_CONFIG), src_size, tgt_size, is_joint)
-    _fill(vanilla, _tensors(folder / VANILLA_WEIGHTS), folder / VANILLA_WEIGHTS)
+    path = folder / MASK_PREDICTOR_WEIGHTS
+    masks.load_state_dict(_fitting(masks, _tensors(path), path))
+    config, path = _config(folder / VANILLA_CONFIG), folder / VANILLA_WEIGHTS
+    vanilla = _model(config, src_size, tgt_size, is_joint, _tensors(path), path)
     assert isinstance(vanilla, NAT)
     return InputDistribution(masks, vanilla)
 
@@ -318,16 +313,14 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} must be a YAML file; got: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict) or not {"name", "seed", "data", "size", "sizes", "module"} <= set(config):
+    config = read_config(path)
+    if not {"name", "seed", "data", "size", "sizes", "module"} <= set(config):
         raise UserError(f"{path} must be the configuration of a run; it is that of something else")
+    check_targets(config, path)
     data = config["data"]
     longest = data.get("max_length") if isinstance(data, dict) else None
     checks.whole(f"data.max_length of {path}", longest, 1, "tokens")
-    return {str(key): value for key, value in config.items()}
+    return config
 
 
 def _vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary, tuple[str, str]]:
@@ -382,55 +375,73 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _model(config: Mapping[str, Any], src_size: int, tgt_size: int, is_joint: bool) -> NAT | Autoregressive:
-    """The network as `mple.launch.Job.module` makes it, its weights still random."""
+def _model(
+    config: Mapping[str, Any],
+    src_size: int,
+    tgt_size: int,
+    is_joint: bool,
+    weights: Mapping[str, Tensor],
+    path: Path,
+) -> NAT | Autoregressive:
+    """The network as `mple.launch.Job.module` makes it, with the `weights` of the file `path`.
+
+    They are compared with a network that takes no memory first, for a configuration may ask for any size.
+    """
     node = config["module"]["model"]
-    maker = _class(node["_target_"], "module.model")
+    maker = hydra.utils.get_class(node["_target_"])
     own: dict[str, Any] = {}
     if "says_blank" in inspect.signature(maker).parameters:
         own["says_blank"] = made(config["proxy_target"], "proxy_target").says_blank
     size = Size.named(config["sizes"], config["size"])
-    with torch.random.fork_rng(devices=[]):
+
+    def new() -> nn.Module:
         partial = made({**node, "_partial_": True}, "module.model")
-        model = partial(size=size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)
+        return partial(size=size, src_size=src_size, tgt_size=tgt_size, is_joint=is_joint, **own)
+
+    with torch.device("meta"):
+        weights = _fitting(new(), weights, path)
+    with torch.random.fork_rng(devices=[]):
+        model = new()
     if not isinstance(model, NAT | Autoregressive):
         raise UserError(f"run must be a model that translates; this one is a {type(model).__name__}")
+    model.load_state_dict(weights)
     return model.eval()
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load `weights`. A tensor that two parts of the model share may be there under one of its names only."""
-    own = model.state_dict()
-    shared: dict[int, Tensor] = {
-        own[name].data_ptr(): value for name, value in weights.items() if name in own
-    }
+def _fitting(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights by every name in the model; a tensor that two of its parts share may be in `weights` under
+    one of its names only.
+
+    Raises:
+        UserError: they are not those of the model.
+    """
+    own = model.state_dict(keep_vars=True)  # the parameters themselves, which have identities
+    shared = {id(own[name]): value for name, value in weights.items() if name in own}
+    fitting: dict[str, Tensor] = {}
     for name, value in own.items():
-        if name not in weights and value.data_ptr() in shared:
-            weights[name] = shared[value.data_ptr()]
-        if name not in weights:
+        given = weights[name] if name in weights else shared.get(id(value))
+        if given is None:
             raise UserError(f"{path} must hold the weights of the model in {CONFIG}; it lacks {name}")
-        if weights[name].shape != value.shape:
-            wanted, came = tuple(value.shape), tuple(weights[name].shape)
+        if given.shape != value.shape:
+            expected, came = tuple(value.shape), tuple(given.shape)
             raise UserError(
                 f"{path} must hold the weights of the model in {CONFIG}; "
-                f"{name} is {wanted} there and {came} here"
+                f"{name} is {expected} there and {came} here"
             )
-    for name in weights:
-        if name not in own:
-            raise UserError(f"{path} must hold the weights of the model in {CONFIG}; it has {name} besides")
-    model.load_state_dict(weights)
-
-
-# --- objects of a configuration that may come from anybody --------------------------------------------
+        if given.untyped_storage().nbytes() < given.nbytes:  # a number repeated by strides
+            raise UserError(f"{path} must hold the weights of the model in {CONFIG}; {name} is not whole")
+        fitting[name] = given
+    if more := [name for name in weights if name not in own]:
+        raise UserError(f"{path} must hold the weights of the model in {CONFIG}; it also has {more[0]}")
+    return fitting
 
 
 def made(node: Mapping[str, Any], key: str) -> Any:
-    """What `node` describes, after a look at every class that it names.
+    """What `node` describes. `load` has looked at every class that a folder's configuration names.
 
     Raises:
-        UserError: it names something that is no class of this package, or its settings are wrong.
+        UserError: its settings are wrong.
     """
-    check_targets(node, key)
     try:
         return instantiate(dict(node), _convert_="all")
     except hydra.errors.InstantiationException as error:
@@ -438,41 +449,3 @@ def made(node: Mapping[str, Any], key: str) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{key} must fit this version of the code; {str(error).splitlines()[0]}") from error
-
-
-def check_targets(node: Any, key: str, also: Collection[str] = ()) -> None:
-    """Look at every class that a resolved `node` names; `also`: what else it may name.
-
-    Raises:
-        UserError: it names something that is no class of this package.
-    """
-    for target in _targets(node, key):
-        if target not in also:
-            _class(target, key)
-
-
-def _targets(value: Any, key: str) -> Iterator[Any]:
-    """Every `_target_` in a node; refuses what would only later turn out to be one."""
-    if isinstance(value, str) and "${" in value:
-        raise UserError(f"{key} must be resolved; got {value!r}")
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield value["_target_"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            yield from _targets(part, key)
-
-
-def _class(target: Any, key: str) -> type:
-    """The class at a dotted path. It must be defined in the module that the path names: a module's imports
-    lead anywhere (`mple.run.os.system`)."""
-    module, _, name = str(target).rpartition(".")
-    if module.startswith(_PACKAGE):
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
-        if isinstance(found, type) and found.__module__ == module:
-            return found
-    raise UserError(f"{key} must name a class of mple; got {target!r}")

@@ -6,22 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mple import start
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.decoding.input_sampling import InputSampling
 from mple.estimator.target_distortion import BETA
+from mple.foreign import check_overrides, read_config
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
+from mple.settings import composed
 from mple.trained import (
-    check_targets,
     device_of,
     find_input_predictor,
     load_input_distribution,
@@ -30,17 +28,16 @@ from mple.trained import (
 from mple.types import Batch
 
 NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
-_FUNCTIONS = ("mple.launch.wandb_logger",)  # what conf/ names besides the classes of this package
 
 
 class Finished:
     """`run.module`, `run.data` and `run.job` of a run's folder; each is made when first asked for.
 
     Its configuration is the run's own; settings that came later have the values of today's conf/. It may come
-    from anybody, so it may name only classes of this package.
+    from anybody, so what it names is looked at before anything is made (`mple.foreign`).
 
     Raises:
-        UserError: the folder holds no finished run, several, or one that names something else.
+        UserError: the folder holds no finished run, or several.
     """
 
     def __init__(self, folder: Path, device: str | None = None, key: str = "run") -> None:
@@ -80,27 +77,14 @@ class Finished:
         if (folder.parent.name, folder.name) == (self.metrics["key"], f"seed{self.metrics['seed']}"):
             here = [f"outputs={folder.parents[3]}"]
             overrides = [o for o in overrides if not o.startswith("outputs=")] + here
-        today = hydra.compose("train", overrides)
-        OmegaConf.set_struct(today, False)
-        own, base = self._own(), today.copy()
-        if OmegaConf.select(own, "data.vocabulary") is not None:
-            base.data.vocabulary = {}  # as it was learned: what the run's own does not set was not set
-        cfg = OmegaConf.merge(base, own, OmegaConf.from_dotlist(here))
+        check_overrides(overrides, self.folder / "run.json")
+        today: Any = OmegaConf.to_container(composed("train", overrides), resolve=False)
+        own = read_config(self.folder / "config.yaml")
+        if isinstance(own.get("data"), dict) and own["data"].get("vocabulary") is not None:
+            today["data"]["vocabulary"] = {}  # as it was learned: what the run's own does not set was not set
+        cfg = OmegaConf.merge(today, own, OmegaConf.from_dotlist(here))
         assert isinstance(cfg, DictConfig)
-        for name, made in (("run.json", today), ("config.yaml", cfg)):  # teachers are made of the command
-            plain = OmegaConf.to_container(made, resolve=True)
-            check_targets(plain, f"a _target_ of {self.folder / name}", _FUNCTIONS)
-        return Job(cfg, overrides)
-
-    def _own(self) -> DictConfig:
-        path = self.folder / "config.yaml"
-        try:
-            found = OmegaConf.load(path)
-        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{path} must be a YAML file; got: {str(error).splitlines()[0]}") from error
-        if not isinstance(found, DictConfig) or not found:
-            raise UserError(f"{path} must be the configuration of a run; it is that of something else")
-        return found
+        return Job(cfg, overrides, foreign=self.folder)
 
     def note(self, text: str) -> None:
         """Say what a number does not, such as its references; the report of an evaluation keeps it."""
@@ -127,9 +111,11 @@ class Finished:
 
     @cached_property
     def module(self) -> UpdateModule:
+        path = self.folder / "averaged.pt"
+        weights = start.read(path)
+        self.job.check_size(weights, path)
         module = self.job.module(self.data)
-        weights = start.read(self.folder / "averaged.pt")
-        start.check(weights, module.state_dict(), self.folder / "averaged.pt")
+        start.check(weights, module.state_dict(), path)
         module.load_state_dict(weights)
         return module.eval().to(self.device)
 
