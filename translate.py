@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mple.checks import UserError
 from mple.command import begin, guarded
 from mple.memory import keep_memory
+from mple.plain import one_line
 from mple.settings import check_command
 from mple.trained import Trained, device_of, load
 from mple.translate import Report, Translator, answer, arriving
@@ -53,7 +54,8 @@ def translate(cfg: DictConfig, source: BinaryIO, output: TextIO, errors: TextIO)
     """Line by line where a person types, else by buckets, with a bar where a person watches."""
     made, is_typed = translator(cfg), source.isatty()
     if is_typed:
-        print(f"{made.trained.name}, {' to '.join(made.trained.languages)}; Ctrl-D ends", file=errors)
+        about = f"{made.trained.name}, {' to '.join(made.trained.languages)}; Ctrl-D ends"
+        print(one_line(about), file=errors)
     bucket = 1 if is_typed else cfg.bucket
     lines = source if is_typed else arriving(source)
     return answer(made, lines, output, errors, bucket, shows=errors.isatty() and not is_typed)

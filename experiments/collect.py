@@ -24,10 +24,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from mple.checks import UserError
+from mple.plain import PlainConsole, code, one_line, sheet
+from mple.plain import markdown as escaped
 
 MISSING = "–"
 
@@ -207,16 +208,16 @@ def collect(outputs: Path, data: str | None = None) -> tuple[list[Row], list[str
 
 def markdown(rows: Sequence[Row], unfinished: Sequence[str]) -> str:
     """The table, then where each row comes from: seeds, date, machine, command, BLEU signatures."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in rows)]
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *([*map(escaped, row.cells())] for row in rows)]
     text = ["| " + " | ".join(cells) + " |" for cells in lines]
     text += ["", "Mean ± sample standard deviation over seeds, on the test split; – is not measured.", ""]
     for row in rows:
         names = dict.fromkeys(name for run in row.runs for name in run.texts if name != "commit")
-        origin = [f"{name.replace('_', ' ')} `{row.text(name)}`" for name in names]
+        origin = [f"{escaped(name.replace('_', ' '))} {code(row.text(name))}" for name in names]
         seeds = "seeds " + ", ".join(str(run.seed) for run in row.runs)
-        text.append("- " + "; ".join(["/".join(row.cells()[:3]), seeds, *origin]))
+        text.append("- " + "; ".join([escaped("/".join(row.cells()[:3])), seeds, *origin]))
     if unfinished:
-        text += ["", "Unfinished, not in the table:", "", *(f"- {folder}" for folder in unfinished)]
+        text += ["", "Unfinished, not in the table:", "", *(f"- {escaped(folder)}" for folder in unfinished)]
     return "\n".join(text) + "\n"
 
 
@@ -225,9 +226,9 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     records = [row.record() for row in rows]
     columns = list(dict.fromkeys(name for record in records for name in record))
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, [sheet(name) for name in columns])
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({sheet(name): sheet(value) for name, value in record.items()} for record in records)
 
 
 def plot(rows: Sequence[Row], paths: Sequence[Path]) -> None:
@@ -265,7 +266,7 @@ def plot(rows: Sequence[Row], paths: Sequence[Path]) -> None:
 
 def show(rows: Sequence[Row], unfinished: Sequence[str]) -> None:
     """Print the table without its empty columns; into a file or pipe, wide enough for a line a row."""
-    console = Console(width=None if sys.stdout.isatty() else 250, markup=False, highlight=False)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 250, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     columns = dict(zip(HEADINGS, zip(*(row.cells() for row in rows), strict=True), strict=True))
     columns = {heading: cells for heading, cells in columns.items() if set(cells) != {MISSING}}
@@ -298,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_csv(rows, options.to / f"{stem}.csv")
         plot(rows, [options.to / f"{stem}.png", options.to / f"{stem}.svg"])
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     show(rows, unfinished)
     print(f"written: {options.to / stem}.md, .csv, .png, .svg")

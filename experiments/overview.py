@@ -24,6 +24,7 @@ from experiments.paper_items.runs import Library, Study
 from experiments.report import origin_of
 from experiments.reproduce import make_all
 from mple.checks import UserError
+from mple.plain import code, markdown, one_line, pipes
 
 PAGE = Path(__file__).parent / "README.md"
 HEAD = ("paper item", "command (`python -m experiments.paper_items.`…)", "number", "paper / ours", "of")
@@ -61,8 +62,8 @@ def row(one: Item) -> list[str]:
             paper = item.paper_text(cell.paper, form)
             numbers.append(f"{line.label}: {paper} / {item.ours_text(cell.ours, form)}")
     command = f"`{one.name}`" + (f" `--data {one.data}`" if one.data else "")
-    made = origin_of(one.lines) or "computed"
-    return [one.title.partition(":")[0], command, column, "<br>".join(numbers).replace("|", "\\|"), made]
+    made = markdown(origin_of(one.lines)) or "computed"
+    return [one.title.partition(":")[0], command, column, "<br>".join(map(markdown, numbers)), made]
 
 
 def table(items: Sequence[Item]) -> str:
@@ -102,10 +103,11 @@ def run_table(rows: Sequence[Row], data: str, costs: Mapping[str, str]) -> str:
         command = " ".join(part for part in given if not part.startswith(common))
         seeds = ", ".join(str(run.seed) for run in row.runs)
         numbers = [row.cell(*column).removesuffix(" ± 0") for column in columns.values()]
-        numbers += [row.chosen(".0f").replace(" ± 0", "")] if has_choice else []
+        numbers += [markdown(row.chosen(".0f").replace(" ± 0", ""))] if has_choice else []
         is_timed = row.runs[0].data == data  # elsewhere nobody has measured it
         numbers += [costs.get(row.runs[0].experiment, MISSING) if is_timed else MISSING] if costs else []
-        lines.append([f"`{command}`", seeds, *numbers, *(row.text(name) for name in origin)])
+        texts = [markdown(row.text(name)) for name in origin]
+        lines.append([pipes(code(command)), seeds, *numbers, *texts])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = replaced(text, f"{study.data} runs", rows)
         options.page.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(f"written: {options.page}")
     return 0

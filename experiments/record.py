@@ -21,6 +21,7 @@ from pathlib import Path
 
 from experiments.paper_items.runs import COUNTS, Finished, Library, Study, is_same, write_sentence_counts
 from mple.checks import UserError
+from mple.plain import one_line
 
 RECORDS = Path("experiments/results/runs")
 KEPT = ("metrics.json", "evaluations/*.json", "input_predictor/*/input_predictor.json")
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"no finished run to record below {options.outputs}")
         kept = [run.folder for run in runs if record(run, options.to) is None]
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     for folder in kept:
         print(f"left alone, since a later run is recorded: {folder}")

@@ -21,6 +21,8 @@ from experiments.paper_items.claims import FAILS, HOLDS, OPEN, Verdict
 from experiments.paper_items.item import Cell, Item, Line
 from experiments.paper_items.runs import Library, Study
 from mple.checks import UserError
+from mple.plain import markdown as escaped
+from mple.plain import one_line
 
 MARKS = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?")}
 
@@ -236,7 +238,7 @@ def table_markdown(one: Item) -> list[str]:
             cells += [item.paper_text(cell.paper, form)] * papers[column]
             cells.append(item.ours_text(cell.ours, form))
         rows.append(cells)
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(map(escaped, row))} |" for row in rows]
 
 
 def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict], more: Sequence[str]) -> str:
@@ -251,8 +253,7 @@ def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict], m
         mark = MARKS[verdict.outcome][1]
         lines = [f"- {mark} **{verdict.outcome}**: {verdict.claim} ({verdict.source})."]
         lines += [
-            f"  - {MARKS[part.outcome][1]} {part.text.replace('|', chr(92) + '|')}: {part.numbers}"
-            for part in verdict.parts
+            f"  - {MARKS[part.outcome][1]} {escaped(part.text)}: {part.numbers}" for part in verdict.parts
         ]
         text.append("\n".join([*lines, *([f"  - {verdict.caveat}"] if verdict.caveat else [])]))
     for one in items:
@@ -262,7 +263,7 @@ def markdown(study: Study, items: Sequence[Item], verdicts: Sequence[Verdict], m
         if one.figure is not None:
             text.append(f"![{one.title}]({one.stem}.svg)")
         notes = [*one.notes, *([origin] if (origin := origin_of(one.lines)) else [])]
-        text += ["\n".join(f"- {note}" for note in notes)] if notes else []
+        text += ["\n".join(f"- {escaped(note)}" for note in notes)] if notes else []
     missing = {*more, *(str(entry) for one in items for entry in one.missing)}
     if missing:
         text.append(f"{len(missing)} commands are still to be given; `make paper` gives them.")
@@ -307,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = write(item.study(options), options.to / "report.html", options.second)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(f"written: {path}")
     return 0

@@ -33,6 +33,7 @@ from experiments.paper_items import ITEMS, claims, item
 from experiments.paper_items.item import Item
 from experiments.paper_items.runs import EVALUATE, PREDICT, TRAIN, Library, Missing, Study
 from mple.checks import UserError, whole
+from mple.plain import one_line
 
 SECOND = {"multi30k_de-en": "multi30k_en-de", "tatoeba_en-de": "tatoeba_en-zh"}
 """The second language pair of Tables 7 and 8, from the same folder; the grammar has none."""
@@ -184,7 +185,7 @@ def execute(
                 given.add(entry.command)
                 wanted.remove(entry)
                 place, total = len(given), len(given) + len(wanted)
-                print(f"[{place}/{total}, {STAGES[entry.stage]}] {entry}", flush=True)
+                print(one_line(f"[{place}/{total}, {STAGES[entry.stage]}] {entry}"), flush=True)
                 busy[pool.submit(call, entry.command)] = entry
             if not busy:
                 break
@@ -247,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         path = report.write(study, options.to / "report.html", options.second)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(f"written: {path}")
     return 1 if failed else 0

@@ -8,11 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mple import checks
 from mple.data.stage import disk_may_fill
+from mple.plain import PlainConsole, plain
 
 AT_LEAST = 0.8
 """Least validation BLEU of a checkpoint that is averaged, as a share of the best one's."""
@@ -129,8 +129,8 @@ class ShowProgress(pl.Callback):
     """A bar with the time left on a terminal, a line now and then elsewhere."""
 
     def __init__(self, label: str, total: int, every_seconds: float = 30.0) -> None:
-        self.label, self.total, self.every_seconds = label, total, every_seconds
-        self._console = Console(stderr=True)
+        self.label, self.total, self.every_seconds = plain(label), total, every_seconds
+        self._console = PlainConsole(stderr=True)
         self._bar: Progress | None = None
         self._said = self._began = time.monotonic()
         self._start = 0
@@ -139,7 +139,7 @@ class ShowProgress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._start, self._began = trainer.global_step, time.monotonic()
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
             self._bar = Progress(
                 *columns, TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"), console=self._console
             )

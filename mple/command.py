@@ -17,6 +17,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from hydra.types import RunMode
 
 from mple.checks import UserError
+from mple.plain import one_line
 from mple.settings import choices
 
 _NOT_COMPOSED = (ConfigCompositionException, MissingConfigException, OverrideParseException)
@@ -65,7 +66,7 @@ def guarded(main: Any) -> Any:
 
 def _refuse(sentence: str) -> float:
     """Says what is wrong and ends the process; of a multirun in this process the other jobs run first."""
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {one_line(sentence)}", file=sys.stderr)
     if HydraConfig.initialized():
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_ == _LAUNCHER_HERE:
@@ -112,14 +113,14 @@ def begin(main: Callable[[], Any]) -> None:
     except _NOT_COMPOSED as error:
         if wants_trace:
             raise
-        print(f"error: {complaint(error)}", file=sys.stderr)
+        print(f"error: {one_line(complaint(error))}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
         is_choice = str(error).startswith("Config group override")
         mistake = no_choice(sys.argv[1:]) if is_choice else None
         if wants_trace or mistake is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {one_line(mistake)}", file=sys.stderr)
         sys.exit(2)
     if _refused:
         sys.exit(2)

@@ -19,7 +19,6 @@ The source's eos is appended by the model. CTranslate2 does not know how many po
 the two limits a longer text is an error of its own. It needs `pip install ctranslate2`.
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +32,7 @@ from mple.checks import UserError
 from mple.command import guarded
 from mple.data.stage import disk_may_fill
 from mple.data.vocabulary import Vocabulary
+from mple.foreign import copy_folder
 from mple.model.autoregressive import Autoregressive
 from mple.model.transformer import Embedding, Size
 from mple.trained import VOCABULARY, load
@@ -83,7 +83,7 @@ def export(run: str | Path, to: str | Path, quantization: str = "float32") -> No
                 quantization,
                 bool(getattr(trained.decoding, "allow_unk", False)),
             )
-            shutil.copytree(trained.folder / VOCABULARY, made / VOCABULARY)
+            copy_folder(trained.folder / VOCABULARY, made / VOCABULARY)
             if to.exists():
                 to.rmdir()
             made.rename(to)

@@ -22,6 +22,7 @@ from typing import Any
 from mple.checks import UserError
 from mple.command import guarded
 from mple.explanation import Explanation, explain
+from mple.plain import plain
 from mple.run import write_text
 from mple.trained import load
 
@@ -101,7 +102,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"to must name a file; {path} is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(found))
-    print(f"{found.output}\nin {path}")
+    print(plain(f"{found.output}\nin {path}"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ README.md and, of a NAT, encoder.onnx and decoder.onnx. `python translate.py run
 
 import hashlib
 import json
-import shutil
 import stat
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from mple import onnx_graphs
 from mple.checks import UserError
 from mple.command import guarded
 from mple.data.stage import disk_may_fill
+from mple.foreign import copy_folder
 from mple.model.nat import NAT
 from mple.model_card import model_card, without_places
 from mple.trained import CONFIG, EXPORTED_WEIGHTS, METRICS, VOCABULARY, Trained, load
@@ -43,7 +43,8 @@ def export(run: str | Path, to: str | Path, force: bool = False, onnx: bool = Tr
     deleted but moved aside, to `to` with `.before` appended.
 
     Raises:
-        UserError: `run` is not finished, or `to` holds something that may not be replaced.
+        UserError: `run` is not finished, its vocabulary holds a link, or `to` something that may not be
+            replaced.
     """
     trained, to = load(run), Path(to).absolute()
     metrics = trained.metrics
@@ -77,7 +78,7 @@ def _write(
     OmegaConf.save(OmegaConf.create(_public(trained.config)), to / CONFIG)
     # safetensors writes for oneself alone.
     (to / EXPORTED_WEIGHTS).chmod(stat.S_IMODE((to / CONFIG).stat().st_mode))
-    shutil.copytree(trained.folder / VOCABULARY, to / VOCABULARY)
+    copy_folder(trained.folder / VOCABULARY, to / VOCABULARY)
     metrics = metrics | {"command": without_places(metrics["command"])}
     (to / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
     graphs = onnx and _write_graphs(trained, to, notes)

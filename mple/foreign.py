@@ -1,13 +1,13 @@
-"""What a folder from elsewhere may do: a run or an export can come from anyone, and nothing in it is executed.
+"""What a folder from elsewhere may do: a run or an export can come from anyone; nothing in it is executed.
 
     config = read_config(folder / "config.yaml")        # plain values: no aliases, no interpolations
     check_targets(config, folder / "config.yaml")       # every `_target_` is one that conf/ has at that key
-    check_overrides(words, folder / "run.json")         # a stored command chooses files of conf/ only
+    words = stored_overrides(command, folder / "run.json")    # which choose files of conf/ only
 
 To make an object of a configuration is to call what its `_target_` names. On the command line that may be
-anything: it is the user's own code. In a configuration that came with a folder each key may name only what the
-files of conf/ name at that key, so that a new file there is all that a new strategy needs. Strategies from
-outside the package need the user's word, for every command that opens such a folder:
+anything: it is the user's own code. In a configuration that came with a folder each key may name only what
+the files of conf/ name at that key, so that a new file there is all that a new strategy needs. Strategies
+from outside the package need the user's consent, in every command that opens such a folder:
 
     MPLE_ALLOW=my_methods python evaluate.py run=RUN    # and any class defined in the package my_methods
 """
@@ -16,6 +16,7 @@ import functools
 import importlib
 import os
 import re
+import shlex
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +36,8 @@ from mple.settings import CONF
 ALLOW = "MPLE_ALLOW"
 """The variable of the environment with the user's own packages, separated by commas."""
 
-MOST_BYTES = 1 << 20
-"""Of a configuration; those of runs have some 4,000."""
+MOST_BYTES, MOST_LEVELS = 1 << 18, 50
+"""Of a configuration; those of runs have some 4,000 bytes and 6 levels."""
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
 _PLAIN_KEY = re.compile(r"\w+(/\w+)*(@[\w.]+)?|\w+(\.[\w-]+)*")
@@ -120,7 +121,7 @@ def _is_allowed(target: str) -> bool:
     """Whether this is a class of the user's own packages. It must be defined in the module that its path
     names: a module's imports lead anywhere (`my_methods.os.system`)."""
     module, _, name = target.rpartition(".")
-    if module.partition(".")[0] not in os.environ.get(ALLOW, "").replace(" ", "").split(","):
+    if not module or module.partition(".")[0] not in re.split(r"[,\s]+", os.environ.get(ALLOW, "")):
         return False
     try:
         made = getattr(importlib.import_module(module), name, None)
@@ -145,8 +146,15 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} must be the configuration of a run; it has more than {MOST_BYTES:,} bytes")
     text = read_yaml(path)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UserError(f"{path} must be a YAML file without aliases (*name), which no run's has")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{path} must be a YAML file without aliases (*name), which no run's has")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_LEVELS:
+                raise UserError(
+                    f"{path} must be the configuration of a run; it has over {MOST_LEVELS} levels"
+                )
         config = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else None
     except UserError:
         raise
@@ -172,6 +180,22 @@ def copy_folder(source: Path, to: Path) -> Path:
 # --- its command ---------------------------------------------------------------------------------------
 
 
+def stored_overrides(command: object, where: object) -> list[str]:
+    """The overrides of a run's command, `python train.py …`.
+
+    Raises:
+        UserError: it is no such command, or has an override that `check_overrides` refuses.
+    """
+    try:
+        words = shlex.split(command)[2:] if isinstance(command, str) else None
+    except ValueError:
+        words = None
+    if words is None:
+        raise UserError(f"command of {where} must be that of a run (python train.py ...); got {command!r}")
+    check_overrides(words, where)
+    return words
+
+
 def check_overrides(words: Sequence[str], where: object) -> None:
     """Look at the overrides of a stored command before anything is composed from them.
 
@@ -186,7 +210,7 @@ def check_overrides(words: Sequence[str], where: object) -> None:
         except (HydraException, RecursionError) as error:
             raise UserError(f"a word of the command of {where} must be key=value; got {word!r}") from error
         key = override.key_or_group + (f"@{override.package}" if override.package else "")
-        if key.partition(".")[0].startswith("hydra") or not _PLAIN_KEY.fullmatch(key):
+        if re.search(r"(^|@)hydra", key) or not _PLAIN_KEY.fullmatch(key):
             raise UserError(f"the command of {where} must set keys of conf/; got {word!r}")
         if (CONF / override.key_or_group).is_dir():
             for value in values:

@@ -29,8 +29,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -51,6 +49,7 @@ from mple.language import language
 from mple.model.transformer import MOST_POSITIONS, Size
 from mple.modules.update import UpdateModule
 from mple.optimizer import MOST_LR, MOST_UPDATES
+from mple.plain import PlainConsole
 from mple.processes import alone, is_first, several
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
@@ -58,7 +57,7 @@ from mple.settings import build, check_arguments, composed, resolved
 from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
-console = Console(
+console = PlainConsole(
     highlight=False,
     width=None if sys.stdout.isatty() else 160,
     quiet=not is_first(),  # of several processes one speaks
@@ -337,7 +336,7 @@ class Job:
         for code in dict.fromkeys((self.source.src_lang, self.source.tgt_lang)):
             if not language(code).is_known:
                 console.print(
-                    f"{escape(code)} is no language code of ISO 639 or BCP 47: treated as a language with "
+                    f"{code} is no language code of ISO 639 or BCP 47: treated as a language with "
                     "spaces between its words, scored with 13a and Moses' English rules"
                 )
 
@@ -473,7 +472,7 @@ class Job:
             state = "done" if done else "to do"
             if not done and stage.startswith("train") and self.run.last.exists():
                 state = "resumes"
-            table.add_row(stage, state, escape(command))
+            table.add_row(stage, state, command)
         console.print(table)
 
     # --- execution ------------------------------------------------------------------------------------
@@ -556,7 +555,7 @@ class Job:
     def execute_teacher(self, name: str) -> None:
         """Train this AT unless it is there, then distil what is missing."""
         if not self.run.is_finished():
-            console.print(f"teacher {name}: {escape(self.command)}")
+            console.print(f"teacher {name}: {self.command}")
             data = self.data(self.cfg.seed)
             data.setup()
             self.fit_and_test(data)

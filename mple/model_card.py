@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mple.plain import code, markdown, one_line, pipes
 from mple.trained import Trained
 
 _PLACES = re.compile(r"(?<=\s)(\S*(?:root|paths?|outputs|start|run)=)(\"[^\"]*\"|'[^']*'|\S+)")
@@ -23,17 +24,19 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
     the run's last `estimator=mple`."""
     src, tgt = trained.languages
     config = trained.config
-    languages = yaml.safe_dump([src, tgt], default_flow_style=True).strip()  # `no` needs quotes
+    languages = yaml.safe_dump(
+        [one_line(src), one_line(tgt)], default_flow_style=True
+    ).strip()  # `no` needs quotes
     joint = " (one joint vocabulary)" if trained.src_vocabulary is trained.tgt_vocabulary else ""
     parts = [
         f"---\nlanguage: {languages}\nlibrary_name: mple\npipeline_tag: translation\n---",
-        f"# {metrics['experiment']}: {src} to {tgt} ({metrics['data']})",
+        markdown(f"# {metrics['experiment']}: {src} to {tgt} ({metrics['data']})"),
         _what(trained, metrics),
         _use(trained),
         "## Method\n\n" + _table(("part", "choice"), _method(config)),
-        f"## Data\n\n`data={metrics['data']}`; source vocabulary {len(trained.src_vocabulary):,} entries, "
-        f"target {len(trained.tgt_vocabulary):,}{joint}; training pairs of at most "
-        f"{config['data']['max_length']} tokens a side.",
+        f"## Data\n\n{code('data=' + str(metrics['data']))}; source vocabulary "
+        f"{len(trained.src_vocabulary):,} entries, target {len(trained.tgt_vocabulary):,}{joint}; training "
+        f"pairs of at most {config['data']['max_length']} tokens a side.",
         "## Results\n\n" + _results(metrics),
         *([_objective(trained.folder)] if "proxy" in _names(config) else []),
         "## Origin\n\n" + _table(("", ""), _origin(metrics)),
@@ -50,9 +53,9 @@ def _use(trained: Trained) -> str:
         teacher = " teacher=path/to/teacher"
         opened += 'trained = trained.with_decoding(trained.config["decoding"], load("path/to/teacher"))\n'
         said = (
-            f"\n\nIts decoding asks a teacher, `{asked}`, which is no part of this folder: an autoregressive "
-            "run with the same vocabularies, or an export of one. Without it another decoding serves, such "
-            "as `decoding=length_parallel`."
+            f"\n\nIts decoding asks a teacher, {code(asked)}, which is no part of this folder: an "
+            "autoregressive run with the same vocabularies, or an export of one. Without it another decoding "
+            "serves, such as `decoding=length_parallel`."
         )
     return (
         "## Use\n\nIn a checkout of mple:\n\n```sh\n"
@@ -85,7 +88,7 @@ def _method(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name in ("proxy", "proxy_target", "proxy_input", "vanilla_input", "objective", "decoding"):
         if name in _names(config) and isinstance(config.get(name), Mapping):
-            rows.append((name, f"`{_short(config[name])}`"))
+            rows.append((name, code(_short(config[name]))))
     return rows
 
 
@@ -101,9 +104,11 @@ def _results(metrics: Mapping[str, Any]) -> str:
     splits = ("test", "valid")
     found = [metrics.get(split, {}) for split in splits]
     keys = dict.fromkeys(key for values in found for key in values)
-    rows = [(key, *(f"{values[key]:.4g}" if key in values else "–" for values in found)) for key in keys]
+    rows = [
+        (markdown(key), *(f"{values[key]:.4g}" if key in values else "–" for values in found)) for key in keys
+    ]
     signatures = [
-        (f"`{name}`", f"`{signature}`") for name, signature in metrics.get("signatures", {}).items()
+        (code(name), code(str(signature))) for name, signature in metrics.get("signatures", {}).items()
     ]
     said = (
         "`nat_loss_*` is L_NAT in bits per token: of the raw references, of the teachers' targets, and "
@@ -127,14 +132,15 @@ def _objective(folder: Path) -> str:
         for name in ("nat_loss", "target_loss", "input_loss", "mple_loss")
     ]
     said = f"Bits per token with 95 % intervals, β = {found['metrics']['beta']:g}: "
-    command = f"`{without_places(found['command'])}`\n\n"
+    command = f"{code(without_places(found['command']))}\n\n"
     return title + said + command + _table(("part", "value", "from", "to"), rows)
 
 
 def _origin(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [("command", f"`{without_places(metrics['command'])}`")]
+    rows = [("command", code(without_places(metrics["command"])))]
     rows += [
-        (key, str(metrics[key])) for key in ("commit", "date", "machine", "python", "torch", "seed", "key")
+        (key, markdown(str(metrics[key])))
+        for key in ("commit", "date", "machine", "python", "torch", "seed", "key")
     ]
     return rows
 
@@ -160,6 +166,4 @@ said = np.where(tokens == 0, 0, logits[:, :, {first}:].argmax(-1) + {first})
 
 def _table(heading: tuple[str, ...], rows: list[Any]) -> str:
     lines = [heading, tuple("---" for _ in heading), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(pipes(str(cell)) for cell in line) + " |" for line in lines)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import torch
 
 from mple.checks import UserError
 from mple.data.stage import MANIFEST, disk_may_fill
+from mple.foreign import copy_folder
 
 NOT_IDENTITY = (
     *("outputs", "logger", "seed", "name", "hydra"),
@@ -141,7 +141,7 @@ class Run:
             disk_may_fill(self.vocabulary),
             tempfile.TemporaryDirectory(dir=self.folder, prefix=".vocabulary.") as temporary,
         ):
-            copy = Path(shutil.copytree(prepared, Path(temporary) / "new"))
+            copy = copy_folder(prepared, Path(temporary) / "new")
             if self.vocabulary.exists():
                 self.vocabulary.rename(Path(temporary) / "old")
             try:

@@ -22,7 +22,6 @@ from typing import Protocol, TextIO, TypeVar, cast, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.console import Console
 from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from mple.checks import UserError
 from mple.data.batching import evaluation_batches
 from mple.decoding.beam import NBest
 from mple.decoding.decode import Candidates
+from mple.plain import PlainConsole, one_line
 from mple.trained import Trained
 from mple.types import UNK
 
@@ -276,7 +276,7 @@ def _joined(parts: list[tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
 
 def _one_line(text: str) -> str:
     """A vocabulary with bytes can say a line's end, which would put all later lines out of step."""
-    return text.replace("\n", " ")
+    return one_line(text)
 
 
 # --- lines ---------------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def answer(
     """Translate `lines` into `output`, which has a bucket's translations before the next bucket is read; says
     at the end on `errors` what was met, even if a mistake ended it. `shows`: with progress on `errors`."""
     report, began = Report(), time.monotonic()
-    console = Console(file=cast(TextIO, errors), highlight=False, soft_wrap=True)
+    console = PlainConsole(file=cast(TextIO, errors), highlight=False, soft_wrap=True)
     bar = Progress(TextColumn("{task.description}"), console=console, disable=not shows, transient=True)
     try:
         with bar:

@@ -22,6 +22,7 @@ from experiments.paper_items import plots
 from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import Finished, Library, Missing, Study
 from mple.checks import UserError
+from mple.plain import PlainConsole, one_line, plain, sheet
 
 PAPER = Path(__file__).parents[1] / "paper"
 
@@ -135,9 +136,9 @@ def write_csv(item: Item, path: Path) -> None:
     rows = records(item)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, [sheet(name) for name in columns])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({sheet(name): sheet(value) for name, value in row.items()} for row in rows)
 
 
 def write(item: Item, to: Path) -> list[Path]:
@@ -225,10 +226,10 @@ def main(make: Callable[[Library], Item], arguments_given: Sequence[str] | None 
             )
         paths = write(item, options.to)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
-    show(item, Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False))
-    print("\n".join([*missing_text(item.missing), f"written: {', '.join(map(str, paths))}"]))
+    show(item, PlainConsole(width=None if sys.stdout.isatty() else 200, highlight=False))
+    print(plain("\n".join([*missing_text(item.missing), f"written: {', '.join(map(str, paths))}"])))
     return 0
 
 

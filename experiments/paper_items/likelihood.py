@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mple.checks import UserError
 from mple.estimator.statistics import Bootstrap
+from mple.plain import one_line
 from mple.run import provenance, write_text
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = {"run": str(folder), **provenance(command), "settings": {"split": "test"}, "metrics": found}
         write_text(path, json.dumps(report, indent=2) + "\n")
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(f"written: {path}")
     return 0

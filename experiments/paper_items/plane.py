@@ -26,6 +26,7 @@ from torch import Tensor
 from mple import start
 from mple.checks import UserError, whole
 from mple.language import language
+from mple.plain import one_line
 from mple.run import provenance, write_text
 
 SENTENCES, POINTS, REACH = 200, 7, 0.25
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = {"run": str(options.initial), **provenance(command), "settings": settings, "metrics": found}
         write_text(path, json.dumps(report, indent=2) + "\n")
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(f"written: {path}")
     return 0

@@ -27,12 +27,12 @@ from typing import TypeVar, cast
 import numpy as np
 import pyarrow as pa
 import rich.progress
-from rich.console import Console
 
 from mple.checks import UserError, whole
 from mple.data.stage import Stage
 from mple.data.text import SPLITS, Source
 from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabularies
+from mple.plain import PlainConsole, plain
 from mple.types import PAD, UNK
 
 log = logging.getLogger(__name__)
@@ -424,17 +424,18 @@ def tracked(
     """The items; meanwhile the standard error has a bar with the time left, or lines now and then if it is no
     terminal. `total` is their number where they do not know it themselves.
     """
+    label = plain(label)
     if not sys.stderr.isatty():
         yield from _said_now_and_then(items, label, total, every_seconds)
         return
     columns = (
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=Console(stderr=True)) as progress:
+    with rich.progress.Progress(*columns, console=PlainConsole(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=label)
 
 

@@ -11,6 +11,7 @@ later. Text is UTF-8; white space at both ends of a sentence is dropped, nothing
 import contextlib
 import gzip
 import hashlib
+import itertools
 import re
 import zlib
 from array import array
@@ -30,6 +31,7 @@ from mple.data.grammar import Grammar
 
 MOST_PAIRS = 100_000_000
 SPLITS = ("train", "valid", "test")
+MOST_LINE_BYTES = 1 << 24
 Pair = tuple[int, str, str]
 
 
@@ -433,11 +435,19 @@ def lines_of(path: Path) -> Iterator[str]:
     """Lines of a file, ended by \\n only: bytes, because text mode also breaks at a lone \\r.
 
     Raises:
-        UserError: a line is not UTF-8, or the file is not gzip though its name says so.
+        UserError: a line is not UTF-8 or longer than any sentence (a small `.gz` can hold one that fills the
+            memory), or the file is not gzip though its name ends so.
     """
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number in itertools.count(1):
+                line = file.readline(MOST_LINE_BYTES + 1)
+                if not line:
+                    break
+                if len(line) > MOST_LINE_BYTES:
+                    raise UserError(
+                        f"{path}, line {number} must have at most {MOST_LINE_BYTES:,} bytes; it has more"
+                    )
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise UserError(

@@ -1,6 +1,5 @@
 """A finished run, opened again: its model with the final weights, its data, its decoding."""
 
-import shlex
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.decoding.input_sampling import InputSampling
 from mple.estimator.target_distortion import BETA
-from mple.foreign import check_overrides, read_config
+from mple.foreign import read_config, stored_overrides
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
@@ -71,20 +70,30 @@ class Finished:
     @cached_property
     def job(self) -> Job:
         command = read_json(self.folder / "run.json", "command")["command"]
-        overrides = shlex.split(command)[2:]  # python train.py ...
-        here = []  # data and teachers are beside the run, wherever its outputs/ has been moved
-        folder = self.folder.resolve()
-        if (folder.parent.name, folder.name) == (self.metrics["key"], f"seed{self.metrics['seed']}"):
-            here = [f"outputs={folder.parents[3]}"]
-            overrides = [o for o in overrides if not o.startswith("outputs=")] + here
-        check_overrides(overrides, self.folder / "run.json")
-        today: Any = OmegaConf.to_container(composed("train", overrides), resolve=False)
+        overrides = stored_overrides(command, self.folder / "run.json")
         own = read_config(self.folder / "config.yaml")
+        here = [f"outputs={self._outputs(own)}"]
+        overrides = [o for o in overrides if not o.startswith("outputs=")] + here
+        today: Any = OmegaConf.to_container(composed("train", overrides), resolve=False)
         if isinstance(own.get("data"), dict) and own["data"].get("vocabulary") is not None:
             today["data"]["vocabulary"] = {}  # as it was learned: what the run's own does not set was not set
         cfg = OmegaConf.merge(today, own, OmegaConf.from_dotlist(here))
         assert isinstance(cfg, DictConfig)
         return Job(cfg, overrides, foreign=self.folder)
+
+    def _outputs(self, own: dict[str, Any]) -> str:
+        """The folder of data and teachers: that which holds the run, wherever it has been moved. For a run
+        whose own folder was renamed one that holds prepared data of this name: above the run, or where its
+        configuration names it. Else the default: a folder from elsewhere must not choose where folders are
+        made.
+        """
+        folder = self.folder.resolve()
+        if (folder.parent.name, folder.name) == (self.metrics["key"], f"seed{self.metrics['seed']}"):
+            return str(folder.parents[3])
+        data, named = own.get("data"), own.get("outputs")
+        name = data.get("name") if isinstance(data, dict) else None
+        places = [*folder.parents, *([Path(named)] if isinstance(named, str) else [])]
+        return next((str(place) for place in places if (place / "data" / str(name)).is_dir()), "outputs")
 
     def note(self, text: str) -> None:
         """Say what a number does not, such as its references; the report of an evaluation keeps it."""

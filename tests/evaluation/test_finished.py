@@ -56,7 +56,7 @@ def test_a_configuration_that_would_run_code_is_refused(
 
 
 def test_command_that_names_another_class_for_teachers_is_refused(tmp_path: Path) -> None:
-    """The configuration hides it from the run itself, not from the teachers that are composed from the command."""
+    """The configuration hides it from the run itself, not from the teachers, which are composed anew."""
     run = random_run(tmp_path, "+experiment=glat_kd")
     found = json.loads((run / "run.json").read_text())
     found["command"] += " " + shlex.quote("data.source._target_=subprocess.run")
