@@ -245,7 +245,7 @@ def plot(rows: Sequence[Row], paths: Sequence[Path]) -> None:
         labels = [
             n if names.count(n) == 1 else f"{n} {r.runs[0].key}" for n, r in zip(names, members, strict=True)
         ]
-        axes.set_yticks(range(len(members)), labels)
+        axes.set_yticks(range(len(members)), [label.replace("$", r"\$") for label in labels])
         axes.set_ylim(most - 0.5, -0.5)
         for y, row in enumerate(members):
             bleu = row.values("tokenised_bleu")
@@ -255,7 +255,7 @@ def plot(rows: Sequence[Row], paths: Sequence[Path]) -> None:
             mean, sd = spread(bleu)
             axes.barh(y, mean, xerr=sd, height=0.6, color="#a6c5e2", ecolor="#333333", capsize=3)
             axes.plot(bleu, [y] * len(bleu), "o", color="#1f4e79", markersize=4, alpha=0.8, zorder=3)
-        axes.set(title=data, xlabel="test BLEU (tokenised); dots: seeds, whiskers: ± sd")
+        axes.set(title=data.replace("$", r"\$"), xlabel="test BLEU (tokenised); dots: seeds, whiskers: ± sd")
         axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
     # A fixed salt and no date: the same runs give the same SVG.

@@ -206,6 +206,27 @@ def test_what_is_not_a_number_is_refused(changes: dict[str, Any], message: str, 
         collect(tmp_path)
 
 
+def test_hostile_texts_are_escaped_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = '=HYPERLINK("http://x","y")<script>alert(1)</script>\x1b[2J|$\\bad$'
+    folder = make_run(
+        tmp_path, "glat_kd", machine="<img src=x onerror=y>", command="`<script>`", commit="@SUM(A1)"
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"experiment": name}))
+    assert main(["--outputs", str(tmp_path), "--to", str(tmp_path / "tables")]) == 0
+    text = (tmp_path / "tables" / "results.md").read_text()
+    assert "<script>" not in text.replace("`'<script>'`", "")  # in code it is no tag
+    assert "<img" not in text.replace("`<img src=x onerror=y>`", "")
+    with (tmp_path / "tables" / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["experiment"].startswith("'=HYPERLINK")
+    assert row["commit"] == "'@SUM(A1)"
+    shown = capsys.readouterr().out + text + str(row)
+    assert "\x1b" not in shown
+    (line,) = [line for line in text.splitlines() if "HYPERLINK" in line and line.startswith("|")]
+    assert line.replace("\\|", "").count("|") == len(HEADINGS) + 1
+
+
 def test_one_seed_is_not_counted_twice(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "at")
     make_run(tmp_path / "b", "at")

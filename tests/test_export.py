@@ -146,6 +146,21 @@ def test_the_card_has_the_run_s_numbers_and_how_they_came_about(
     assert "`Glancing(" in card
 
 
+def test_hostile_texts_are_escaped_in_the_card(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs["nat"], tmp_path / "run"))
+    bad = "x`|</td><script>alert(1)</script>\x1b\n# more"
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics.pop("checksum", None)
+    metrics |= {key: bad for key in ("experiment", "data", "machine", "commit", "command")}
+    (run / "metrics.json").write_text(json.dumps(metrics | {"signatures": {bad: bad}}))
+    export(run, tmp_path / "export", onnx=False)
+    card = (tmp_path / "export" / "README.md").read_text()
+    outside_code = re.sub(r"`[^`\n]*`", "", card)
+    assert "<script>" not in outside_code
+    assert "\x1b" not in card
+    assert "\n# more" not in card
+
+
 def test_a_command_without_its_places() -> None:
     command = "python train.py +experiment=at data.root=/a/b outputs=/c data.path='x y' seed=1 start=/d/e.pt"
     expected = (

@@ -26,7 +26,6 @@ import mple.explain
 import mple.export
 import translate
 from mple import foreign
-from mple.callbacks import Checkpoints
 from mple.checks import UserError
 from mple.command import guarded
 from mple.evaluate import evaluate
@@ -212,6 +211,7 @@ def hostile_values(canary: Path, other: Path) -> dict[str, tuple[str, Any]]:
     touch = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(canary)]}}
     unpickle = {"_target_": "torch.load", "f": str(other / "x.bin"), "weights_only": False}
     shell = {"_target_": "os.system", "command": f"touch {canary}"}
+    log = {"_target_": "mple.tracking.RunLog", "folder": str(other)}
     decode = {"_target_": "mple.decoding.decode.Decode"}
     composed = {
         "_target_": "mple.launch.Job",
@@ -242,11 +242,8 @@ def hostile_values(canary: Path, other: Path) -> dict[str, tuple[str, Any]]:
         "a new key": ("more", touch),
         "a number": ("decoding._target_", 5),
         "a Job": ("decoding", decode | {"lengths": composed}),
-        "a log": (
-            "decoding",
-            decode | {"lengths": {"_target_": "mple.tracking.RunLog", "folder": str(other)}},
-        ),
-        "a log at once": ("logger.csv", {"_target_": "mple.tracking.RunLog", "folder": str(other)}),
+        "a log": ("decoding", decode | {"lengths": log}),
+        "a log at once": ("logger.csv", log | {"_partial_": False}),
         "a function": ("decoding", {"_target_": "mple.run.write_text", "path": str(canary), "text": "x"}),
         "another group's": ("decoding", {"_target_": "mple.model.nat.NAT"}),
         "positional": ("decoding", {"_target_": "mple.decoding.beam.Beam", "_args_": [touch]}),
@@ -455,27 +452,6 @@ def test_pickle_for_weights_of_a_teacher_is_not_executed(
     assert "averaged.pt" in refused(lambda: evaluated(hostile["run"], "decoding=npd"), capsys)
 
 
-def test_pickle_for_a_checkpoint_is_not_executed(
-    hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same command resumes from last.ckpt; another starts from it."""
-    spoil(hostile["run"] / "last.ckpt", canary)
-    (hostile["run"] / "metrics.json").unlink()
-    outputs = hostile["run"].parents[3]
-    assert "last.ckpt" in refused(lambda: job(outputs).execute(), capsys)
-    start = f"start={hostile['run'] / 'last.ckpt'}"
-    assert "last.ckpt" in refused(lambda: job(outputs, "seed=2", start), capsys)
-
-
-def test_pickle_for_a_best_checkpoint_is_not_executed(hostile: dict[str, Path], canary: Path) -> None:
-    checkpoints = Checkpoints(hostile["run"], "valid/tokenised_bleu", keep=2)
-    checkpoints.best = [(1.0, 4), (1.0, 2)]
-    assert checkpoints.average()
-    spoil(hostile["run"] / "best" / "update00000002.pt", canary)
-    with pytest.raises(UserError, match="update00000002"):
-        checkpoints.average()
-
-
 def test_pickle_for_an_input_predictor_is_not_executed(
     hostile: dict[str, Path], tmp_path: Path, canary: Path
 ) -> None:
@@ -483,15 +459,6 @@ def test_pickle_for_an_input_predictor_is_not_executed(
     spoil(tmp_path / "mask_predictor.pt", canary)
     with pytest.raises(UserError, match=r"mask_predictor\.pt"):
         load_input_distribution(tmp_path, trained.model, 50, 50, False)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["rows.npy", "scores.npy"])
-def test_pickle_for_numbers_of_prepared_data_is_not_executed(
-    name: str, hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for path in (hostile["run"].parents[3] / "data").rglob(name):
-        spoil(path, canary)
-    assert name in refused(lambda: evaluated(hostile["run"], "estimator=mple"), capsys)
 
 
 # --- vocabularies and what is copied -------------------------------------------------------------------

@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from mple.checks import UserError
+from mple.data import text
 from mple.data.grammar import Grammar
-from mple.data.text import SPLITS, GrammarSource, HubDataset, LineFiles, TsvFile
+from mple.data.text import SPLITS, GrammarSource, HubDataset, LineFiles, TsvFile, lines_of
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real corpora in {REAL}")
@@ -84,6 +85,17 @@ def test_broken_gzip(folder: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"test\.en\.gz must be a whole gzip file"):
             list(LineFiles(str(folder), "de", "en").pairs("test"))
+
+
+def test_line_that_fills_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small `.gz` may hold a line of gigabytes; no more than the longest that is accepted is read of it."""
+    monkeypatch.setattr(text, "MOST_LINE_BYTES", 1000)
+    with gzip.open(tmp_path / "train.de.gz", "wb") as file:
+        file.write(b"ein Hund\n" + b"x" * 1000 + b"\n")
+    with pytest.raises(UserError, match=r"train\.de\.gz, line 2 must have at most 1,000 bytes"):
+        list(lines_of(tmp_path / "train.de.gz"))
+    write_lines(tmp_path / "valid.de", ["y" * 999])
+    assert list(lines_of(tmp_path / "valid.de")) == ["y" * 999]
 
 
 def test_inputs_follow_content_not_place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
