@@ -24,9 +24,8 @@ def model_card(trained: Trained, metrics: Mapping[str, Any], graphs: bool) -> st
     the run's last `estimator=mple`."""
     src, tgt = trained.languages
     config = trained.config
-    languages = yaml.safe_dump(
-        [one_line(src), one_line(tgt)], default_flow_style=True
-    ).strip()  # `no` needs quotes
+    codes = [one_line(src), one_line(tgt)]
+    languages = yaml.safe_dump(codes, default_flow_style=True).strip()  # `no` needs quotes
     joint = " (one joint vocabulary)" if trained.src_vocabulary is trained.tgt_vocabulary else ""
     parts = [
         f"---\nlanguage: {languages}\nlibrary_name: mple\npipeline_tag: translation\n---",
