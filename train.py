@@ -5,10 +5,11 @@
     python train.py -m +experiment=vanilla_kd,glat_kd seed=1,2,3              # a multirun
     python train.py +experiment=input_predictor of=RUN vanilla=NATRUN         # P(Z | X) of a finished run
 
-The same command again resumes an interrupted run and skips a finished one.
+The same command again resumes an interrupted run and skips a finished one. Ctrl-C, SIGTERM, SIGUSR1 and
+SIGUSR2 interrupt one: the update is completed, last.ckpt written, and the exit status is 128 + the signal's
+number.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,10 +22,12 @@ import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple.checks import UserError
 from mple.command import INPUT_PREDICTOR_WORD, begin, guarded
 from mple.settings import check_command
+from mple.training import signals
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @guarded
+@signals.resumable
 def main(cfg: DictConfig) -> float:
     """Returns validation BLEU, which is what an optimising sweep looks at."""
     hydra_config = HydraConfig.get()
@@ -44,7 +47,7 @@ def main(cfg: DictConfig) -> float:
         # Lightning starts the further processes of a job by the command line, which here is that of all jobs.
         own = [part for part in overrides if not part.lstrip("+").startswith("sweep=")]
         program = [sys.executable, str(Path(__file__).resolve()), f"-cn={hydra_config.job.config_name}"]
-        if status := subprocess.run([*program, *own]).returncode:
+        if status := signals.run([*program, *own]):
             raise UserError(f"the job {' '.join(own)} ended with status {status}")
     metrics = job.execute()
     return metrics["valid"]["tokenised_bleu"]

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mple import checks
 from mple.data.stage import disk_may_fill
 from mple.plain import PlainConsole, plain
+from mple.training import signals
 
 AT_LEAST = 0.8
 """Least validation BLEU of a checkpoint that is averaged, as a share of the best one's."""
@@ -33,6 +35,9 @@ def write_whole(value: object, path: Path) -> None:
 class Checkpoints(pl.Callback):
     """After each validation: the weights if among the `keep` best, and `last.ckpt` to resume from.
 
+    A signal (`mple.training.signals`) is answered between two updates, by all processes between the same two:
+    they write `last.ckpt`, and training ends with `Interrupted`.
+
     `last.ckpt` is written last and renamed into place, so it never speaks of something that is not there;
     what a killed run did after it is done again, with the same result. Ties in `monitor` go to the later one.
     """
@@ -41,6 +46,7 @@ class Checkpoints(pl.Callback):
         checks.whole("average_best", keep, 1, "checkpoints")
         self.folder, self.monitor, self.keep = Path(folder), monitor, keep
         self.best: list[tuple[float, int]] = []  # (value, update), best first
+        self._signals: dist.ProcessGroup | None = None
 
     @property
     def last(self) -> Path:
@@ -63,6 +69,26 @@ class Checkpoints(pl.Callback):
         if trainer.is_global_zero:
             for _, old in dropped:
                 self.path(old).unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        signals.hold()
+        if trainer.world_size > 1:
+            signals.started(getattr(trainer.strategy.launcher, "procs", []))
+            self._signals = dist.new_group(backend="gloo")  # a number of the host, wherever the model is
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        number = torch.tensor(signals.received())
+        if self._signals is not None:
+            dist.all_reduce(number, dist.ReduceOp.MAX, self._signals)
+        if number:
+            self._save_last(trainer)
+            raise signals.Interrupted(int(number), is_agreed=True)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        signals.release()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, error: BaseException) -> None:
+        signals.release(and_raise=False)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         temporary = self.folder / ".last.ckpt.partial"

@@ -30,8 +30,9 @@ INPUT_PREDICTOR_WORD = "+experiment=input_predictor"
 
 
 def guarded(main: Any) -> Any:
-    """A user's mistake is one line on stderr and exit status 2; a reader that has seen enough, Ctrl-C and
-    SIGTERM are no mistakes; anything else keeps its trace."""
+    """A user's mistake is one line on stderr and exit status 2; a reader that has seen enough and Ctrl-C are
+    no
+    mistakes; anything else keeps its trace."""
 
     @functools.wraps(main)
     def run(*arguments: Any) -> Any:
@@ -46,13 +47,6 @@ def guarded(main: Any) -> Any:
             if not isinstance(cause, UserError):
                 raise
             return _refuse(str(cause))
-        except SystemExit as error:
-            # Lightning ends an interrupted training by an exit of its own, after SIGTERM as if it were done.
-            is_terminated = type(error).__name__ == "SIGTERMException"
-            if not is_terminated and not isinstance(error.__context__, KeyboardInterrupt):
-                raise
-            print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(128 + (15 if is_terminated else 2))
         except BrokenPipeError:
             # What is still buffered has no reader: or Python would complain about it when it ends.
             with contextlib.suppress(OSError, ValueError):

@@ -28,7 +28,7 @@ from mple.command import INPUT_PREDICTOR_WORD
 from mple.data.stage import disk_may_fill
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
-from mple.launch import console, precision_of, trainer_of
+from mple.launch import console, precision_of
 from mple.model.nat import NAT
 from mple.modules.input_predictor import InputPredictor
 from mple.modules.non_autoregressive import NonAutoregressive
@@ -176,6 +176,7 @@ class PredictorJob:
             self.settings["valid_every"],
             callbacks,
             [logger],
+            self.folder,
         )
         path = str(checkpoints.last) if resume else None
         trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)

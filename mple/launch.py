@@ -50,10 +50,11 @@ from mple.model.transformer import MOST_POSITIONS, Size
 from mple.modules.update import UpdateModule
 from mple.optimizer import MOST_LR, MOST_UPDATES
 from mple.plain import PlainConsole
-from mple.processes import alone, is_first, several
+from mple.processes import alone, is_first, several, started_from_outside
 from mple.proxy_target import TextTarget
 from mple.run import Run, provenance, write_text
 from mple.settings import build, check_arguments, composed, resolved
+from mple.training.trainer import trainer_of
 from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,20 @@ def _check_gpu(settings: DictConfig) -> None:
         )
     if uses_gpu(settings.accelerator) and settings.devices > (found := torch.cuda.device_count()):
         raise UserError(f"trainer.devices must be at most {found}, the GPUs here; got {settings.devices}")
+
+
+def _check_processes(settings: DictConfig) -> None:
+    """Refuse processes that a cluster has started but that would each train a model of their own.
+
+    Raises:
+        UserError: there are more or fewer than `trainer.devices`.
+    """
+    started = started_from_outside()
+    if started > 1 and started != settings.devices:
+        raise UserError(
+            f"trainer.devices must be the number of processes of a run; {started} were started (WORLD_SIZE "
+            f"or SLURM_NTASKS), got {settings.devices}: each would train alone and write to the same folder"
+        )
 
 
 class Job:
@@ -485,6 +500,7 @@ class Job:
             return self.run.metrics()
         _check_gpu(self.cfg.trainer)
         self._check_languages()
+        _check_processes(self.cfg.trainer)
         try:
             Path(self.cfg.outputs).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -628,16 +644,27 @@ class Job:
 
     def fit_and_test(self, data: TranslationData) -> dict[str, Any]:
         run, cfg = self.run, self.cfg
+        changed: list[str] = []
         if is_first():
-            run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command)
+            conditions = {"processes": int(cfg.trainer.devices), "precision": self.precision}
+            conditions["threads"] = torch.get_num_threads()
+            changed = run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command, conditions)
             run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
         module = self.module(data)
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)
+        if resume and changed:
+            console.print(f"warning: the numbers may differ in their last digits: {'; '.join(changed)}")
         loggers = [self._logger(name, node, resume) for name, node in (cfg.get("logger") or {}).items()]
         progress = ShowProgress(run.experiment, cfg.updates)
         trainer = trainer_of(
-            cfg.trainer, self.precision, cfg.updates, cfg.valid_every, [checkpoints, progress], loggers
+            cfg.trainer,
+            self.precision,
+            cfg.updates,
+            cfg.valid_every,
+            [checkpoints, progress],
+            loggers,
+            run.folder,
         )
         path = str(run.last) if resume else None
         trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
@@ -742,7 +769,8 @@ class Job:
             table.add_row(label, *scores, share, f"{found['parameters']:,}", f"{found['minutes']:.1f}")
 
         for name, job in teachers.items():
-            row(f"teacher {name}", job.run.metrics(), selection.get(name))
+            if job.run.is_finished():  # else its folder was deleted meanwhile
+                row(f"teacher {name}", job.run.metrics(), selection.get(name))
         if "raw" in selection:
             table.add_row("raw", *["–"] * len(names), f"{selection['raw']:.1f}", "–", "–")
         row(self.run.experiment, metrics, None)
@@ -751,33 +779,6 @@ class Job:
         for name, signature in metrics["signatures"].items():
             console.print(f"{names.get(name, name)}: {signature}")
         console.print(f"in {self.run.folder}")
-
-
-def trainer_of(
-    settings: Any,
-    precision: str,
-    updates: int,
-    valid_every: int,
-    callbacks: list[pl.Callback],
-    loggers: list[Any],
-) -> pl.Trainer:
-    """Lightning's trainer for a number of updates. `settings`: `accelerator` and `devices`."""
-    return pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        precision=precision,  # type: ignore[arg-type]
-        max_steps=updates,
-        max_epochs=-1,
-        val_check_interval=valid_every,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=loggers,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
 
 
 def instantiate_parameters(node: DictConfig) -> set[str]:

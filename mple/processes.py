@@ -68,7 +68,7 @@ def alone(folders: Mapping[Path, str]) -> Iterator[None]:
             for folder in sorted(folders.keys() - _held):
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 path = folder.with_name(f".{folder.name}.lock")
-                stack.enter_context(locked(path, folders[folder], waits=not _started_from_outside()))
+                stack.enter_context(locked(path, folders[folder], waits=started_from_outside() == 1))
                 stack.callback(_held.discard, folder)
                 _held.add(folder)
         yield
@@ -79,9 +79,9 @@ _held: set[Path] = set()
 
 def several(devices: object) -> bool:
     """Has the run more than one process? devices: as Lightning takes them."""
-    return devices != 1 or _started_from_outside()
+    return devices != 1 or started_from_outside() > 1
 
 
-def _started_from_outside() -> bool:
-    """Did a cluster start several processes of this run?"""
-    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+def started_from_outside() -> int:
+    """The processes of this run that torchrun or SLURM has started; 1 where it is alone."""
+    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_NTASKS"))

@@ -8,6 +8,7 @@ outputs/<experiment>/<data>/<key>/seed<k>/
     vocabulary/      of source and target: with config.yaml and averaged.pt all that translating needs
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,12 +94,30 @@ class Run:
     def metrics(self) -> dict:
         return json.loads(self.metrics_file.read_text())
 
-    def start(self, config_yaml: str, command: str) -> None:
-        """Make the folder; say what runs, where, and of which commit."""
+    def start(
+        self, config_yaml: str, command: str, conditions: Mapping[str, object] | None = None
+    ) -> list[str]:
+        """Make the folder; write what runs, where, and of which commit.
+
+        conditions: on which the numbers depend in their last digits (processes, precision, threads). Returns
+        those that differ from the ones with which the run was begun, for example "threads=2, before 1".
+        """
+        conditions = dict(conditions or {})
+        before: Any = {}
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            before = {}
+        changed = [
+            f"{name}={value}, before {before[name]}"
+            for name, value in conditions.items()
+            if name in before and before[name] != value
+        ]
         with disk_may_fill(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", config_yaml)
-        write_text(self.folder / "run.json", json.dumps(provenance(command), indent=2) + "\n")
+        write_text(self.folder / "run.json", json.dumps(provenance(command) | conditions, indent=2) + "\n")
+        return changed
 
     def check_data(self, inputs: Mapping[str, str]) -> None:
         """Was the run made from these data? By content (`Source.inputs`); a file that was packed or unpacked

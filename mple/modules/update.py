@@ -181,6 +181,10 @@ class UpdateModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._since = self._began = time.perf_counter()
+        self._window = {
+            key: Mean(value.total.to(self.device), value.count.to(self.device))
+            for key, value in self._window.items()
+        }
 
     def minutes(self) -> float:
         """Minutes of training and validation so far; those before an interruption count."""
@@ -189,11 +193,21 @@ class UpdateModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seconds"] = 60 * self.minutes()
         checkpoint["results"] = dict(self.results)
+        # Of each process, and not their sum: so a resumed run adds up the same numbers in the same order.
+        own = {key: [value.total.cpu(), value.count.cpu()] for key, value in self._window.items()}
+        windows = [own]
+        if self.trainer.world_size > 1:
+            windows = [{} for _ in range(self.trainer.world_size)]
+            dist.all_gather_object(windows, own)
+        checkpoint["window"] = windows
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seconds_before = checkpoint["seconds"]
         # A run that was killed in its test has nothing to train; checkpoints before 7aef87e have no results.
         self.results = dict(checkpoint.get("results", {}))
+        windows = checkpoint.get("window") or [{}]  # checkpoints before 0.2 were written at reports alone
+        if len(windows) == self.trainer.world_size:
+            self._window = {key: Mean(*values) for key, values in windows[self.global_rank].items()}
 
     # --- evaluation -----------------------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ def test_an_interrupted_run_does_not_end_as_a_finished_one(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == expected
-    assert "the same command goes on" in err
+    assert "the same command continues" in err
     assert not list(tmp_path.rglob("metrics.json"))
 
 

@@ -1,0 +1,1 @@
+"""Training in Lightning: the trainer, signals."""
