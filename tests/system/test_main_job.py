@@ -34,9 +34,11 @@ def start(outputs: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[
     """The arguments have the last word over `MICRO`; a flag among them comes first."""
     flags = [part for part in arguments if part.startswith("-")]
     changes = [part for part in arguments if part not in flags]
+    own = {part.split("=")[0] for part in changes}
+    micro = [part for part in MICRO if part.split("=")[0] not in own]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "COLUMNS": "200"}
     return subprocess.Popen(
-        [sys.executable, "train.py", *flags, *MICRO, *changes, f"outputs={outputs}"],
+        [sys.executable, "train.py", *flags, *micro, *changes, f"outputs={outputs}"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
