@@ -46,6 +46,7 @@ from mple.trained import (
     VANILLA_WEIGHTS,
     load,
 )
+from mple.training.trainer import trainer_of
 
 
 class PredictorJob:
