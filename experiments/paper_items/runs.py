@@ -597,7 +597,7 @@ def write_sentence_counts(path: Path, run: Finished) -> None:
 def sacrebleu_tokenizer(run: Finished) -> str:
     """The tokeniser of the run's sacreBLEU; 13a in records without signatures."""
     signature = (run.record.get("signatures") or {}).get("sacrebleu", "")
-    named = re.search(r"\|tok:([^|]+)", signature)
+    named = re.search(r"\|tok:((?:ja|ko)-mecab|[^|]+)", signature)  # MeCab's is followed by its version
     return named[1] if named else "13a"
 
 

@@ -83,3 +83,18 @@ def test_a_configuration_that_is_none_is_named(nat: Path, content: str) -> None:
     (nat / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml must be "):
         _ = opened(nat).job
+
+
+def test_a_run_of_version_0_1_keeps_its_vocabulary(tmp_path: Path) -> None:
+    """Today's conf/ segments Chinese, which a run whose configuration has no `segment` did not."""
+    folder = random_run(tmp_path, "+experiment=vanilla_raw")
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"src_lang": "zh", "tokenize": "13a"}
+    config["data"]["source"]["src_lang"] = "zh"
+    config["data"]["vocabulary"] = {"_target_": "mple.data.vocabulary.BPE", "size": 90, "joint": True}
+    path.write_text(yaml.safe_dump(config))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = Finished.open(folder, "cpu").job.cfg
+    assert (cfg.data.vocabulary.joint, cfg.data.tokenize) == (True, "13a")
+    assert cfg.data.vocabulary.get("segment") is None

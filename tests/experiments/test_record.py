@@ -13,9 +13,11 @@ from experiments.paper_items.runs import (
     MPLE,
     PREDICT,
     TRAIN,
+    Finished,
     Library,
     Study,
     Training,
+    sacrebleu_tokenizer,
     sentence_counts,
     total_correlation,
 )
@@ -240,3 +242,17 @@ def test_counts_are_read_back(tmp_path: Path) -> None:
     assert right is not None
     assert np.array_equal(left, right)
     assert left.shape == (4, 10)
+
+
+def test_counts_of_chinese_name_their_tokeniser(tmp_path: Path) -> None:
+    """Counts that were recorded with 13a are not those of a run whose sacreBLEU has tok:zh."""
+    path = tmp_path / COUNTS
+    run = Finished(tmp_path, {"signatures": {"sacrebleu": "nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp"}})
+    rows = np.arange(20).reshape(2, 10)
+    np.savetxt(path, rows, fmt="%d", delimiter=",")
+    assert sentence_counts(run) is None
+    np.savetxt(path, rows, fmt="%d", delimiter=",", header="zh")
+    assert np.array_equal(sentence_counts(run), rows)
+    assert sacrebleu_tokenizer(run) == "zh"
+    japanese = {"signatures": {"sacrebleu": "nrefs:1|tok:ja-mecab-0.996-IPA|smooth:exp"}}
+    assert sacrebleu_tokenizer(Finished(tmp_path, japanese)) == "ja-mecab"
