@@ -325,11 +325,13 @@ class BPE:
 @dataclass(frozen=True)
 class Words:
     """Whole words, for small closed languages. `size` caps the number of ids, special symbols included;
-    rarer words become `<unk>`. `joint` and `sample` as in `BPE`."""
+    rarer words become `<unk>`. `joint` and `sample` as in `BPE`; `segment` is refused, since
+    white space separates words."""
 
     size: int = 8000
     joint: bool = False
     sample: int = 1_000_000
+    segment: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
@@ -337,7 +339,8 @@ class Words:
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""
-        return {"kind": "word", **vars(self)}
+        own = {name: value for name, value in vars(self).items() if name != "segment"}
+        return {"kind": "word", **own}
 
     def learn(
         self, pairs: Iterable[tuple[str, str]], src_lang: str, tgt_lang: str

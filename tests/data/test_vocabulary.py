@@ -231,3 +231,14 @@ def test_long_training_lines_alone_are_enough(line: str) -> None:
 def test_old_runs_segment_nothing_by_default() -> None:
     assert BPE().settings() == BPE(segment={}).settings()
     assert BPE().settings()["segment"] == {}
+
+
+def test_whole_words_are_not_segmented() -> None:
+    assert Words(segment=None).settings() == {
+        "kind": "word",
+        "size": 8000,
+        "joint": False,
+        "sample": 1_000_000,
+    }
+    with pytest.raises(UserError, match=r"data\.vocabulary\.segment must be null for whole words"):
+        Words(segment={"zh": "jieba"})
