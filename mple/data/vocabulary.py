@@ -336,6 +336,11 @@ class Words:
     def __post_init__(self) -> None:
         whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
         whole("data.vocabulary.sample", self.sample, 1, unit="pairs", high=_MOST)
+        if self.segment:
+            raise UserError(
+                "data.vocabulary.segment must be null for whole words, which white space separates (BPE "
+                f"segments); got {dict(self.segment)}"
+            )
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""
