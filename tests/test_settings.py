@@ -50,7 +50,7 @@ def job(*words: str) -> Job:
         ("+updtes=5", "a setting must be one of accumulate, "),
         ("+model.d_model=5", "a setting must be one of accumulate, "),
         ("+estimator.samples=5", "a setting must be one of accumulate, "),
-        ("+data.max_len=5", "a key of data must be one of max_length, "),
+        ("+data.max_len=5", "a key of data must be one of dash_splits, max_length, "),
         ("+data.source.pairs=5", "a key of data.source must be one of grammar, "),
         ("+optimizer.warmup=5", "a key of optimizer must be one of betas, "),
         (

@@ -200,3 +200,15 @@ def test_autocast_does_not_round_the_distortion() -> None:
         found = dynamic.distortion(scores)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_margin_of_two_candidates_is_the_difference_of_their_totals() -> None:
+    """Logged from two candidates on; with a single one there is nothing to compare."""
+    model, batch = nat(), random_batch([4, 6], [5, 3], [[4, 5], [3, 3]], names=("base", "raw"))
+    chooser = DynamicKD({"base": 1.0, "raw": 2.0}, 0.02)
+    found = chooser(batch, snapshot_of(model, batch)).log["margin_nats"]
+    nll = snapshot_of(model, batch).candidate_nll(batch.tgt_candidates)  # type: ignore[arg-type]
+    total = nll / torch.tensor([[4, 5], [3, 3]]) + chooser.distortion(batch.candidate_scores)  # type: ignore[arg-type]
+    assert found.value() == pytest.approx(float((total[:, 0] - total[:, 1]).abs().mean()), rel=1e-4)
+    single = random_batch([4], [5], [[4]], names=("base",))
+    assert "margin_nats" not in DynamicKD({"base": 1.0})(single, snapshot_of(model, single)).log
