@@ -4,9 +4,9 @@
     python -m experiments.contract ../before .                          # every file of conf/experiment
     python -m experiments.contract ../before . --experiments glat_kd,at
 
-Each experiment is trained for a few updates in both checkouts, on one thread, with the teachers and first stages
-that it needs; then weights, validation and test metrics, the log and the translations are compared. The exit status is 1
-where anything differs.
+Each experiment is trained for a few updates in both checkouts, on one thread, with the teachers and first
+stages that it needs; then weights, validation and test metrics, the log and the translations are compared. The
+exit status is 1 where anything differs.
 """
 
 import argparse
@@ -84,11 +84,17 @@ def _compared(value: object) -> object:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", type=Path, help="a checkout of the code before the change")
-    parser.add_argument("new", type=Path, nargs="?", default=Path(), help="one after it (default: this folder)")
+    parser.add_argument(
+        "new", type=Path, nargs="?", default=Path(), help="one after it (default: this folder)"
+    )
     parser.add_argument("--experiments", help="a comma list; default: every file of OLD/conf/experiment")
-    parser.add_argument("--updates", type=int, default=100, help="of each student (default 100; a multiple of 100)")
+    parser.add_argument(
+        "--updates", type=int, default=100, help="of each student (default 100; a multiple of 100)"
+    )
     parser.add_argument("--outputs", type=Path, default=Path("outputs/contract"), help="where runs are kept")
     arguments = parser.parse_args()
     names = (arguments.experiments or "").split(",") if arguments.experiments else None

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mple.model.nat import NAT
@@ -108,12 +108,14 @@ class Snapshot:
                 module.training = True
         return self._copy(self.lengths, output, self.inputs)
 
-    def decode(self, inputs: DecoderInput) -> DecoderOutput:
+    def decode(self, inputs: DecoderInput, reads: Bool[Tensor, "B L"] | None = None) -> DecoderOutput:
         """The M-step's pass, with gradient; not run twice when `given` has already run it on these inputs.
-        Features mean nothing where Z reveals its token: no loss counts it."""
+
+        reads: where the objective uses the features; None: everywhere.
+        """
         if self._has_gradient and inputs is self.inputs and self._output is not None:
             return self._output
-        return self.model.decode(inputs, self.encoder_out, hidden_alone=True)
+        return self.model.decode(inputs, self.encoder_out, reads)
 
     def given(self, inputs: DecoderInput) -> "Snapshot":
         """What the model says given Z. This Z is what is trained on, so the pass keeps its gradient."""

@@ -52,7 +52,7 @@ class TableNAT(NAT):
         )
 
     def decode(
-        self, inputs: DecoderInput, encoder_out: EncoderOutput, hidden_alone: bool = False
+        self, inputs: DecoderInput, encoder_out: EncoderOutput, reads: torch.Tensor | None = None
     ) -> DecoderOutput:
         logits = torch.full((*inputs.tokens.shape, VOCABULARY), _IMPOSSIBLE)
         for row, tokens in enumerate(inputs.tokens.tolist()):

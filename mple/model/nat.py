@@ -11,11 +11,11 @@ The decoder sees no causal mask: given X and Z its tokens are independent (Eq. 3
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from mple.model.length import LengthPredictor
-from mple.model.transformer import Decoder, Encoder, Size, can_pack, embeddings
+from mple.model.transformer import Decoder, Encoder, Size, embeddings
 from mple.types import BLANK, MASK, PAD, DecoderInput, DecoderOutput, EncoderOutput
 from mple.vanilla_input import VanillaInput
 from mple.vanilla_input.mask import Mask
@@ -63,31 +63,17 @@ class NAT(nn.Module):
         return DecoderInput(tokens, revealed=torch.zeros_like(is_canvas))
 
     def decode(
-        self, inputs: DecoderInput, encoder_out: EncoderOutput, hidden_alone: bool = False
+        self,
+        inputs: DecoderInput,
+        encoder_out: EncoderOutput,
+        reads: Bool[Tensor, "B L"] | None = None,
     ) -> DecoderOutput:
-        """What the decoder says given Z and X.
+        """Features of log P(t_i | Z, X) at every position of the canvas.
 
-        Masked canvases of one length are the same until they see their sources. Without gradient, as in the
-        E-step's look-ahead, what the first layer does before that is done once for each length, and so its
-        dropout is drawn once for each length; to a single sentence that is the same dropout. On an
-        accelerator, where one layer's attention is cheaper than asking which lengths there are, it is not.
-
-        hidden_alone: nothing will be asked of what Z reveals, as in a loss, so that the last layer may leave
-        these positions out; their features then mean nothing.
+        reads: True where the caller will use the features, as `Objective.reads` tells; elsewhere they are
+            undefined, and the last layer may leave them out. None: everywhere.
         """
-        tokens, canvas, lengths = inputs.tokens, None, inputs.is_canvas.sum(1)
-        positions = self.decoder.embedding.positions.weight[: tokens.shape[1]]
-        unrevealed = self.vanilla_input(lengths, encoder_out, positions)
-        is_shared = can_pack(tokens) and not torch.is_grad_enabled() and len(tokens) > 1
-        if is_shared and unrevealed is None and inputs.is_blank:
-            distinct, canvas = torch.unique(lengths, return_inverse=True)
-            places = torch.arange(tokens.shape[1], device=tokens.device)
-            tokens = torch.where(places < distinct.unsqueeze(1), MASK, PAD)
-        wanted = None
-        if hidden_alone and can_pack(tokens):
-            left = inputs.is_canvas & ~inputs.revealed
-            wanted = left if bool(left.any()) and bool(inputs.revealed.any()) else None
-        features = self.decoder(
-            tokens, encoder_out, inputs.latent, unrevealed=unrevealed, canvas=canvas, wanted=wanted
-        )
+        positions = self.decoder.embedding.positions.weight[: inputs.tokens.shape[1]]
+        unrevealed = self.vanilla_input(inputs.is_canvas.sum(1), encoder_out, positions)
+        features = self.decoder(inputs.tokens, encoder_out, inputs.latent, unrevealed=unrevealed, reads=reads)
         return DecoderOutput(features, self.decoder.embedding.tokens.weight)

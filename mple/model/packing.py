@@ -110,7 +110,7 @@ def _gathered(x: Float[Tensor, "P D"], index: Int[Tensor, "N"]) -> Float[Tensor,
 class Packing:
     """The N positions of B canvases that hold a token, sentence by sentence.
 
-    tokens: the canvases; row b of the batch is canvas `canvas[b]`, or b where `canvas` is None.
+    tokens: the canvases.
     row: the sentence of each row of the batch, of `num_sentences`; where it is None they are the rows.
 
     canvases: the layout in which a position sees its canvas; `hidden` is True where that has ended.
@@ -119,20 +119,17 @@ class Packing:
 
     def __init__(
         self,
-        tokens: Int[Tensor, "K L"],
-        canvas: Int[Tensor, "B"] | None,
+        tokens: Int[Tensor, "B L"],
         row: Int[Tensor, "B"] | None,
         num_sentences: int,
         num_heads: int,
     ) -> None:
         length = tokens.shape[1]
-        canvas = torch.arange(len(tokens)) if canvas is None else canvas
-        order = torch.arange(len(canvas)) if row is None else row.argsort(stable=True)
-        is_token = (tokens != PAD)[canvas[order]]
+        order = torch.arange(len(tokens)) if row is None else row.argsort(stable=True)
+        is_token = (tokens != PAD)[order]
         index, column = is_token.nonzero(as_tuple=True)
-        self._source = canvas[order[index]] * length + column
-        self._place = order[index] * length + column
-        self._shape = len(canvas), length
+        self._source = self._place = order[index] * length + column
+        self._shape = len(tokens), length
         self._index, self._num_heads = index, num_heads
         self._sentence = None if row is None else row[order]
         self._num_sentences = num_sentences
@@ -161,9 +158,12 @@ class Packing:
         return unpacked.view(rows, length, width)
 
     def only(self, wanted: Bool[Tensor, "B L"]) -> "Packing":
-        """The packing of some of the positions: `pack` takes their states from this packing's."""
+        """The packing of some of the positions: `pack` takes their states from this packing's. Of all or none
+        it is this packing."""
         found = copy(self)
         chosen = wanted.flatten()[self._place].nonzero()[:, 0]
+        if len(chosen) in (0, len(self._place)):
+            return self
         found._source, found._place, found._index = chosen, self._place[chosen], self._index[chosen]
         found._lay(torch.bincount(found._index, minlength=self._shape[0]))
         return found

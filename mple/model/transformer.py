@@ -242,7 +242,7 @@ class Encoder(nn.Module):
         words = self.embedding.words(src_tokens)
         x = self.embedding.placed(words)
         if _pays_to_pack(src_tokens, self.training):
-            packing = Packing(src_tokens, None, None, len(src_tokens), self.num_heads)
+            packing = Packing(src_tokens, None, len(src_tokens), self.num_heads)
             x, hidden = packing.pack(x), packing.hidden
         for layer in self.layers:
             x = layer(x, hidden, None if packing is None else packing.canvases)
@@ -266,42 +266,32 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "C L"],
+        tokens: Int[Tensor, "B L"],
         encoder_out: EncoderOutput,
-        latent: Float[Tensor, "C L D"] | None = None,
+        latent: Float[Tensor, "B L D"] | None = None,
         causal: bool = False,
-        unrevealed: Float[Tensor, "C L D"] | None = None,
-        canvas: Int[Tensor, "B"] | None = None,
-        wanted: Bool[Tensor, "B L"] | None = None,
+        unrevealed: Float[Tensor, "B L D"] | None = None,
+        reads: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Features of padding mean nothing. Two things are for where tokens can be packed alone:
-
-        With `canvas`, row n decodes `tokens[canvas[n]]`; rows of one canvas share what the first layer does
-        before it looks at the source, its dropout too. Without gradient.
-        With `wanted`, the last layer computes only the positions where it is True; the features of the others
-        mean nothing. Not with `causal` or `canvas`.
-        """
-        assert wanted is None or (canvas is None and not causal)
+        """Features of padding, and of what is not among `reads`, are undefined."""
         packing = None
-        if canvas is not None or _pays_to_pack(tokens, self.training):
+        if _pays_to_pack(tokens, self.training):
             num_sentences = len(encoder_out.sentence_states)
-            packing = Packing(tokens, canvas, encoder_out.row, num_sentences, self.num_heads)
+            packing = Packing(tokens, encoder_out.row, num_sentences, self.num_heads)
         hidden = _hide_future(tokens) if causal else hide_padding(tokens == PAD)
         source_hidden = hide_padding(encoder_out.is_pad if packing is None else encoder_out.sentence_is_pad)
         x = self.embedding(tokens, latent, unrevealed=unrevealed)
-        if canvas is not None:
-            x = self.layers[0].read_own(x, hidden, None)  # type: ignore[operator]
         own, cross = None, None
         if packing is not None:
             x, own, cross = packing.pack(x), packing.canvases, packing.sentences
             hidden = _hide_future(tokens[:, : own.columns]) if causal else packing.hidden
         for n, layer in enumerate(self.layers, 1):
             some = None
-            if packing is not None and wanted is not None and n == len(self.layers):
-                some = packing = packing.only(wanted)
-                cross = packing.sentences
-            if n > 1 or canvas is None:
-                x = layer.read_own(x, hidden, own, some)  # type: ignore[operator]
+            if packing is not None and reads is not None and n == len(self.layers):
+                narrow = packing.only(reads)
+                some = narrow if narrow is not packing else None
+                packing, cross = narrow, narrow.sentences
+            x = layer.read_own(x, hidden, own, some)  # type: ignore[operator]
             x = layer.read_source(x, encoder_out, source_hidden, cross)  # type: ignore[operator]
         x = self.norm(x)
         return x if packing is None else packing.unpack(x)

@@ -55,7 +55,7 @@ class NonAutoregressive(UpdateModule):
             target, inputs, snapshot = self.proxy(batch, snapshot)  # T, Z ~ Q(T, Z | X)
         else:
             target, inputs = chosen
-        output = snapshot.decode(inputs)  # log P(. | Z, X)
+        output = snapshot.decode(inputs, self.objective.reads(target, inputs))  # log P(. | Z, X)
         loss = self.objective(output, target, inputs)  # −log P(T | Z, X)
         length = self.model.length.loss(encoder_out, target.lengths)
         minimised = {"nats": loss["nats"], "length": length["length"]} | inputs.losses

@@ -1,13 +1,14 @@
 """Objectives: the M-step's loss on (T, Z).
 
 An objective is called as `objective(output, target, inputs)` and returns named sums and counts; "nats" is
-what is minimised, "nll" the plain negative log-likelihood for the log. `count(target, inputs)` is what "nats"
-will be divided by, known before the decoder runs: an update split over batches and processes sums it first.
+the training loss, "nll" the plain negative log-likelihood for the log. `reads(target, inputs)` is True at the
+positions whose features it uses. `count(target, inputs)` is the denominator of "nats", known before the
+decoder runs: an update split over batches and processes sums it first.
 """
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mple.types import DecoderInput, DecoderOutput, Mean, Target
@@ -15,6 +16,8 @@ from mple.types import DecoderInput, DecoderOutput, Mean, Target
 
 @runtime_checkable
 class Objective(Protocol):
+    def reads(self, target: Target, inputs: DecoderInput) -> Bool[Tensor, "B L"]: ...
+
     def count(self, target: Target, inputs: DecoderInput) -> Float[Tensor, ""]: ...
 
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]: ...

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mple import checks
@@ -166,11 +166,14 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         checks.number("objective.label_smoothing", self.label_smoothing, 0, 0.99)
 
+    def reads(self, target: Target, inputs: DecoderInput) -> Bool[Tensor, "B L"]:
+        return target.counts & ~inputs.revealed
+
     def count(self, target: Target, inputs: DecoderInput) -> Float[Tensor, ""]:
-        return (target.counts & ~inputs.revealed).sum().float()
+        return self.reads(target, inputs).sum().float()
 
     def __call__(self, output: DecoderOutput, target: Target, inputs: DecoderInput) -> dict[str, Mean]:
-        positions = target.counts & ~inputs.revealed
+        positions = self.reads(target, inputs)
         trained = positions if target.truncated is None else positions & ~target.truncated
         # By number and not by mask: the mask would be counted out for each, and its gradient is far slower
         # and added up by all threads at once, in no fixed order.

@@ -243,7 +243,7 @@ class ConstantNAT(TableNAT):
         self.logits = logits
 
     def decode(
-        self, inputs: DecoderInput, encoder_out: EncoderOutput, hidden_alone: bool = False
+        self, inputs: DecoderInput, encoder_out: EncoderOutput, reads: torch.Tensor | None = None
     ) -> DecoderOutput:
         return output_of(self.logits.expand(*inputs.tokens.shape, -1))
 

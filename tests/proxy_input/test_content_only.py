@@ -61,7 +61,9 @@ def saying(logits: Tensor) -> NAT:
     """A model that says the first positions of `logits` (L, V) of every canvas, and goes on beyond it."""
     model = nat()
 
-    def decode(inputs: DecoderInput, encoder_out: EncoderOutput, hidden_alone: bool = False) -> DecoderOutput:
+    def decode(
+        inputs: DecoderInput, encoder_out: EncoderOutput, reads: Tensor | None = None
+    ) -> DecoderOutput:
         rows, width = inputs.tokens.shape
         return output_of(logits[:width].expand(rows, width, -1).clone().requires_grad_())
 
