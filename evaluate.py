@@ -22,9 +22,9 @@ from mple.settings import check_command
 def main(cfg: DictConfig) -> None:
     check_command(cfg)
     # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
+    from mple.backend.cpu.memory import keep_memory
     from mple.evaluate import evaluate
     from mple.launch import quiet
-    from mple.memory import keep_memory
 
     quiet()
     keep_memory()

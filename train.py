@@ -34,9 +34,9 @@ def main(cfg: DictConfig) -> float:
     is_predictor = hydra_config.job.config_name == "input_predictor"
     check_command(cfg, also=("optimizer",) if is_predictor else ())
     # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
+    from mple.backend.cpu.memory import keep_memory
     from mple.input_predictor import PredictorJob
     from mple.launch import Job, quiet
-    from mple.memory import keep_memory
 
     quiet()
     keep_memory()

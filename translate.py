@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mple.backend.cpu.memory import keep_memory
 from mple.checks import UserError
 from mple.command import begin, guarded
-from mple.memory import keep_memory
 from mple.plain import one_line
 from mple.settings import check_command
 from mple.trained import Trained, device_of, load

@@ -52,14 +52,15 @@ from torch.utils.benchmark import Measurement, TaskSpec
 from experiments.fairseq import METHODS, Fairseq
 from experiments.paper_items import table2, table3
 from mple import bleu
+from mple.backend import linear_cross_entropy
+from mple.backend.cpu.memory import keep_memory
 from mple.checks import UserError
 from mple.decoding.beam import Beam
 from mple.launch import Job, hardware_has_bf16, precision_of, quiet
-from mple.memory import keep_memory
 from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
 from mple.modules.update import UpdateModule
-from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
+from mple.objective.cross_entropy import CrossEntropy
 from mple.proxy_input.glancing import Glancing
 from mple.proxy_target import laid_out
 from mple.proxy_target.axe import AXE

@@ -5,8 +5,8 @@
 
 A process of each checkout stays alive and takes turns: a few updates of a method with the old code, then the
 same with the new. The ratio of a round is old seconds over new seconds, so above 1 the new code is faster;
-shown are the medians over rounds with their quartiles, of seconds on the clock and of seconds of processor time (which
-other programs on the machine disturb less).
+shown are the medians over rounds with their quartiles, of seconds on the clock and of seconds of processor
+time (which other programs on the machine disturb less).
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python -m experiments.contract ../before . --experiments glat_kd,at
 
 Each experiment is trained for a few updates in both checkouts, on one thread, with the teachers and first
-stages that it needs; then weights, validation and test metrics, the log and the translations are compared. The
-exit status is 1 where anything differs.
+stages that it needs; then weights, validation and test metrics, the log and the translations are compared.
+The exit status is 1 where anything differs.
 """
 
 import argparse

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mple.backend import logits_of, most_probable, normalisers_and_most_probable
 from mple.model.nat import NAT
-from mple.model.reading import both, logits_of, most_probable
 from mple.randomness import Draws
 from mple.types import PAD, DecoderInput, DecoderOutput, EncoderOutput
 
@@ -86,7 +86,9 @@ class Snapshot:
         with torch.no_grad():
             output = self.output
             if self._normaliser is None:
-                self._normaliser, best = both(output.features, output.weight, is_canvas)
+                self._normaliser, best = normalisers_and_most_probable(
+                    output.features, output.weight, is_canvas
+                )
                 if self._predictions is None:
                     self._predictions = best
             said = logits_of(output.features[is_canvas], output.weight, tokens[is_canvas])
@@ -155,7 +157,9 @@ class Snapshot:
         with torch.no_grad():
             inputs = self.model.blank(keys % _WIDTH)
             output = self.model.decode(inputs, self.encoder_out.rows(keys // _WIDTH))  # (U, L, D)
-            normaliser, predictions = both(output.features, output.weight, inputs.is_canvas)
+            normaliser, predictions = normalisers_and_most_probable(
+                output.features, output.weight, inputs.is_canvas
+            )
             self._rows = keys, output, normaliser, predictions  # glancing may ask for them
             is_content = candidates != PAD
             position = torch.arange(candidates.shape[-1], device=candidates.device)

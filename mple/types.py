@@ -16,8 +16,8 @@ Conventions:
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -64,11 +64,14 @@ class _Movable:
     """Gives a dataclass of tensors the `.to(device)` that Lightning asks for."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "_Movable":
-        moved = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in dataclasses.fields(self)  # type: ignore[arg-type]
-            if isinstance(value := getattr(self, f.name), Tensor | _Movable)
-        }
+        def moved_to(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(moved_to(each) for each in value)
+            return (
+                value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor | _Movable) else value
+            )
+
+        moved = {f.name: moved_to(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return dataclasses.replace(self, **moved)  # type: ignore[type-var]
 
 
@@ -193,39 +196,27 @@ class SourceWords(_Movable):
 
 @dataclass(frozen=True)
 class EncoderOutput(_Movable):
-    """Encoder states of X. `is_pad` is True at source positions that hold no token. `source` is None where
-    nobody has kept it; only decoder inputs that copy the source need it.
+    """Encoder states of X. `is_pad` is True at source positions that hold no token. `source` is None where it
+    was not kept; only decoder inputs that copy the source need it. `keys_values` are each decoder layer's, of
+    the sentences: all passes over these states share them; None: every pass computes them.
 
-    Several canvases of one sentence share its states: what is kept is kept once per sentence, and row n reads
+    Several canvases of one sentence share its states: these are kept once per sentence, and row n reads
     sentence `row[n]`; None where the rows are the sentences. `states`, `is_pad` and `source` are those of the
-    rows, copied when they are asked for. Who computes something of every row does it on `sentence_states` and
-    takes the rows of that; with `once`, all passes over these states share it.
+    rows, copied at each use: what is computed of every row is better computed of the sentences.
     """
 
-    sentence_states: Float[Tensor, "B S D"]
-    sentence_is_pad: Bool[Tensor, "B S"]
+    sentence_states: Float[Tensor, "A S D"]
+    sentence_is_pad: Bool[Tensor, "A S"]
     sentence_source: SourceWords | None = None
-    row: Int[Tensor, "N"] | None = None
-    _made: dict[Hashable, Tensor] = field(init=False, repr=False, default_factory=dict)
-
-    def once(self, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """`make(sentence_states)`, computed at the first call and kept, with gradient if the states have one:
-        the look-ahead's keys and values are the training pass', and those of mask-predict's first iteration
-        are all the others'. Weights must not change in between."""
-        device = self.sentence_states.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        found = self._made.get((make, autocast))
-        if found is None or (torch.is_grad_enabled() and not found.requires_grad):
-            with torch.set_grad_enabled(torch.is_grad_enabled() or self.sentence_states.requires_grad):
-                found = self._made[make, autocast] = make(self.sentence_states)
-        return found
+    row: Int[Tensor, "B"] | None = None
+    keys_values: tuple[Float[Tensor, "2 A H S d"], ...] | None = None
 
     @property
-    def states(self) -> Float[Tensor, "N S D"]:
+    def states(self) -> Float[Tensor, "B S D"]:
         return self.sentence_states if self.row is None else self.sentence_states.index_select(0, self.row)
 
     @property
-    def is_pad(self) -> Bool[Tensor, "N S"]:
+    def is_pad(self) -> Bool[Tensor, "B S"]:
         return self.sentence_is_pad if self.row is None else self.sentence_is_pad.index_select(0, self.row)
 
     @property
@@ -238,11 +229,13 @@ class EncoderOutput(_Movable):
         """The same states for the rows `index`, repeats allowed. Nothing is copied where they are more than
         the sentences; else they are all that is kept."""
         row = index if self.row is None else self.row.index_select(0, index)
-        found = dataclasses.replace(self, row=row)
-        object.__setattr__(found, "_made", self._made)
+        shared = dataclasses.replace(self, row=row)
         if len(row) > len(self.sentence_states):
-            return found
-        return EncoderOutput(found.states, found.is_pad, found.source)
+            return shared
+        own = None
+        if self.keys_values is not None:
+            own = tuple(pair.index_select(1, row) for pair in self.keys_values)
+        return EncoderOutput(shared.states, shared.is_pad, shared.source, keys_values=own)
 
 
 @dataclass(frozen=True)

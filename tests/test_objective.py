@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mple.backend import linear_cross_entropy
+from mple.backend.cpu import loss as cpu_loss
 from mple.checks import UserError
-from mple.objective import Objective, cross_entropy
-from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
+from mple.objective import Objective
+from mple.objective.cross_entropy import CrossEntropy
 from mple.types import MASK, PAD, DecoderInput, Penalty, Target
 from tests.fakes import VOCABULARY, contents, output_of
 
@@ -105,7 +107,7 @@ def projection() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("chunk", [1, 30 * 7, 2**21])
 def test_chunks_change_neither_loss_nor_gradients(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "_CHUNK", chunk)
+    monkeypatch.setattr(cpu_loss, "LOSS", dataclasses.replace(cpu_loss.LOSS, most=chunk))
     features, weight, labels = projection()
     own = [features.clone().requires_grad_(), weight.clone().requires_grad_()]
     torchs = [features.clone().requires_grad_(), weight.clone().requires_grad_()]
@@ -129,8 +131,8 @@ def test_logits_beyond_the_range_of_an_exponential(
     safe: float, smoothing: float, shift: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All logits of a row moved by the same change nothing; and both ways to a loss give the same."""
-    monkeypatch.setattr(cross_entropy, "_CHUNK", chunk)
-    monkeypatch.setattr(cross_entropy, "_SAFE", safe)
+    monkeypatch.setattr(cpu_loss, "LOSS", dataclasses.replace(cpu_loss.LOSS, most=chunk))
+    monkeypatch.setattr(cpu_loss, "SAFE", safe)
     features, weight, labels = projection()
     moved = torch.zeros(50, 1)
     moved[10:30] = shift  # some chunks have such rows and some not
@@ -156,7 +158,7 @@ def test_logits_beyond_the_range_of_an_exponential(
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("safe", [60.0, 0.0])
 def test_gradients_in_bf16(smoothing: float, safe: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "_SAFE", safe)
+    monkeypatch.setattr(cpu_loss, "SAFE", safe)
     features, weight, labels = projection()
     features, weight = features.bfloat16().float(), weight.bfloat16().float()
     features[:20] = 3 * weight[labels[:20]]  # nearly certain
@@ -218,7 +220,7 @@ def penalised(target: Target, scale: float = 1.0) -> Target:
 def test_a_penalty_is_minimised_but_neither_counted_nor_nll(
     smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "_CHUNK", chunk)
+    monkeypatch.setattr(cpu_loss, "LOSS", dataclasses.replace(cpu_loss.LOSS, most=chunk))
     logits, plain, inputs = example(0.4)
     target = penalised(plain)
     own, torchs = logits.clone().requires_grad_(), logits.clone().requires_grad_()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mple.model import reading
+from mple.backend import chunked
 from mple.proxy import Proxy
 from mple.proxy.target_first import TargetFirst
 from mple.proxy_input.blank import Blank
@@ -242,8 +242,8 @@ def test_passes_of_each_method() -> None:
 
 def test_the_vocabulary_is_read_once_for_scores_and_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    once = reading._logits
-    monkeypatch.setattr(reading, "_logits", lambda *given: read.append(int(given[2].sum())) or once(*given))
+    once = chunked._logits
+    monkeypatch.setattr(chunked, "_logits", lambda *given: read.append(int(given[2].sum())) or once(*given))
     proxy = TargetFirst(DynamicKD(dict.fromkeys(("c0", "c1", "c2"), 1.0)), Glancing())
     proxy(example(), snapshot_of(nat(), example()))
     assert read == [3 + 5 + 6 + 2 + 4 + 1 + 7]  # a position of every canvas

@@ -7,13 +7,14 @@
 keys and values are made once, and each step adds one position to the self-attention's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mple.model.transformer import Decoder, Encoder, Size, embeddings, hide_padding
+from mple import backend
+from mple.model.transformer import Decoder, Encoder, Size, embeddings
 from mple.types import BOS, EOS, PAD, DecoderOutput, EncoderOutput
 
 
@@ -49,7 +50,9 @@ class Autoregressive(nn.Module):
         self.max_length = size.max_positions - 1  # one position is bos'
 
     def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
-        return self.encoder(src_tokens)
+        """States of X, with the keys and values that every decoder pass reads."""
+        encoder_out = self.encoder(src_tokens)
+        return replace(encoder_out, keys_values=self.decoder.keys_values(encoder_out))
 
     def prefixes(self, tgt_tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T+1"]:
         """bos and then the content: what the decoder reads under teacher forcing."""
@@ -67,11 +70,8 @@ class Autoregressive(nn.Module):
 
     def start(self, src_tokens: Int[Tensor, "B S"]) -> DecodingState:
         encoder_out = self.encode(src_tokens)
-        source = [
-            layer.cross_attention.keys_values(encoder_out.states)  # type: ignore[union-attr, operator]
-            for layer in self.decoder.layers
-        ]
-        return DecodingState([None] * len(source), source, hide_padding(encoder_out.is_pad), 0)
+        source = list(self.decoder.keys_values(encoder_out))
+        return DecodingState([None] * len(source), source, backend.hide_padding(encoder_out.is_pad), 0)
 
     def step(self, last_tokens: Int[Tensor, "N"], state: DecodingState) -> Float[Tensor, "N V"]:
         x = self.decoder.embedding(last_tokens.unsqueeze(1), start=state.position)

@@ -9,6 +9,7 @@ The decoder sees no causal mask: given X and Z its tokens are independent (Eq. 3
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -53,7 +54,9 @@ class NAT(nn.Module):
         self.length = length(d_model=size.d_model, max_length=size.max_positions)
 
     def encode(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
-        return self.encoder(src_tokens)
+        """States of X, with the keys and values that every decoder pass reads."""
+        encoder_out = self.encoder(src_tokens)
+        return replace(encoder_out, keys_values=self.decoder.keys_values(encoder_out))
 
     def blank(self, lengths: Int[Tensor, "B"]) -> DecoderInput:
         """A fully masked Z with canvases of `lengths` content tokens."""

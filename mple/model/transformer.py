@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mple import checks
+from mple import backend, checks
+from mple.backend.rows import Rows
 from mple.checks import UserError
 from mple.model.attention import Attention
 from mple.model.dropout import Dropout
 from mple.model.linear import Linear
-from mple.model.packing import Layout, Packing
 from mple.types import EOS, MASK, PAD, EncoderOutput, SourceWords
 
 MOST_POSITIONS = 1 << 17
@@ -116,8 +116,7 @@ class Embedding(nn.Module):
         x = words + self.positions.weight[start:stop]
         x = self.dropout(x if latent is None else x + latent)
         # Under autocast the residual stream is of its type too: else every block would copy it to and fro.
-        device = x.device.type
-        return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+        return backend.autocast(x)
 
 
 class FeedForward(nn.Module):
@@ -158,12 +157,8 @@ class EncoderLayer(nn.Module):
         self.attend = Residual(size)
         self.transform = Residual(size)
 
-    def forward(
-        self, x: Float[Tensor, "*P D"], hidden: Bool[Tensor, "B #S S"] | None, layout: Layout | None
-    ) -> Float[Tensor, "*P D"]:
-        """With `layout` of packed states."""
-        y = self.attend.before(x)
-        x = self.attend.after(x, self.self_attention(y, hidden, layout))
+    def forward(self, x: Float[Tensor, "*P D"], rows: Rows) -> Float[Tensor, "*P D"]:
+        x = self.attend.after(x, self.self_attention(self.attend.before(x), rows))
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
 
@@ -177,27 +172,12 @@ class DecoderLayer(nn.Module):
         self.look = Residual(size)
         self.transform = Residual(size)
 
-    def read_own(
-        self,
-        x: Float[Tensor, "*P D"],
-        hidden: Bool[Tensor, "#B #L L"] | None,
-        layout: Layout | None,
-        wanted: Packing | None = None,
+    def forward(
+        self, x: Float[Tensor, "*P D"], keys_values: Float[Tensor, "2 A H S d"], rows: Rows
     ) -> Float[Tensor, "*Q D"]:
-        """Self-attention; with `layout` of packed states, and with `wanted` for the positions of that."""
-        seen = self.self_attention(self.attend.before(x), hidden, layout, wanted)
-        return self.attend.after(x if wanted is None else wanted.pack(x), seen)
-
-    def read_source(
-        self,
-        x: Float[Tensor, "*P D"],
-        encoder_out: EncoderOutput,
-        hidden: Bool[Tensor, "B #L S"] | None,
-        layout: Layout | None,
-    ) -> Float[Tensor, "*P D"]:
-        """Cross-attention and feed-forward block; with `layout` of packed states."""
-        seen = self.cross_attention.look(self.look.before(x), encoder_out, hidden, layout)
-        x = self.look.after(x, seen)
+        """`keys_values` are the source's; `rows` tell which row reads which sentence."""
+        x = self.attend.after(rows.narrow(x), self.self_attention(self.attend.before(x), rows))
+        x = self.look.after(x, self.cross_attention.look(self.look.before(x), keys_values, rows))
         return self.transform.after(x, self.feed_forward(self.transform.before(x)))
 
     def step(
@@ -214,16 +194,10 @@ class DecoderLayer(nn.Module):
         if cache is not None:
             own = torch.cat([cache, own], 3)
         x = self.attend.after(x, self.self_attention.attend(y, own, None))
-        # The rows of a sentence ask its source together, as if they were positions of one canvas.
+        # The rows of a sentence look at its source together, as if they were positions of one canvas.
         asked = self.look.before(x).view(cross.shape[1], -1, x.shape[-1])
         x = self.look.after(x, self.cross_attention.attend(asked, cross, source_hidden).view_as(x))
         return self.transform.after(x, self.feed_forward(self.transform.before(x))), own
-
-
-def hide_padding(is_pad: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"] | None:
-    """What attention may not see; None when there is no padding, which saves the masking. On an accelerator
-    that question would cost more than the masking, since its answer has to be waited for."""
-    return is_pad.unsqueeze(1) if is_pad.device.type != "cpu" or bool(is_pad.any()) else None
 
 
 class Encoder(nn.Module):
@@ -237,21 +211,19 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(size.d_model) if size.norm == "pre" else nn.Identity()
 
     def forward(self, src_tokens: Int[Tensor, "B S"]) -> EncoderOutput:
-        is_pad = src_tokens == PAD
-        packing, hidden = None, hide_padding(is_pad)
-        words = self.embedding.words(src_tokens)
-        x = self.embedding.placed(words)
-        if _pays_to_pack(src_tokens, self.training):
-            packing = Packing(src_tokens, None, len(src_tokens), self.num_heads)
-            x, hidden = packing.pack(x), packing.hidden
+        words, is_pad = self.embedding.words(src_tokens), src_tokens == PAD
+        rows = backend.rows(~is_pad, self.num_heads, training=self.training)
+        x = rows.pack(self.embedding.placed(words))
         for layer in self.layers:
-            x = layer(x, hidden, None if packing is None else packing.canvases)
-        states = self.norm(x)
-        states = states if packing is None else packing.unpack(states)
-        is_content = ~is_pad & (src_tokens != EOS)
-        is_content |= ~is_pad & ~is_content.any(1, keepdim=True)
-        positions = self.embedding.positions.weight[: src_tokens.shape[1]]
-        return EncoderOutput(states, is_pad, SourceWords(words, positions, is_content))
+            x = layer(x, rows)
+        states = rows.unpack(self.norm(x))
+        return EncoderOutput(states, is_pad, self._source(words, src_tokens))
+
+    def _source(self, words: Float[Tensor, "B S D"], src_tokens: Int[Tensor, "B S"]) -> SourceWords:
+        is_token = src_tokens != PAD
+        is_content = is_token & (src_tokens != EOS)
+        is_content |= is_token & ~is_content.any(1, keepdim=True)
+        return SourceWords(words, self.embedding.positions.weight[: src_tokens.shape[1]], is_content)
 
 
 class Decoder(nn.Module):
@@ -264,6 +236,13 @@ class Decoder(nn.Module):
         self.num_heads = size.num_heads
         self.norm = nn.LayerNorm(size.d_model) if size.norm == "pre" else nn.Identity()
 
+    def keys_values(self, encoder_out: EncoderOutput) -> tuple[Float[Tensor, "2 A H S d"], ...]:
+        """Each layer's keys and values of the sentences, of `encoder_out` where it has them."""
+        if encoder_out.keys_values is not None:
+            return encoder_out.keys_values
+        states = encoder_out.sentence_states
+        return tuple(layer.cross_attention.keys_values(states) for layer in self.layers)  # type: ignore[union-attr, operator]
+
     def forward(
         self,
         tokens: Int[Tensor, "B L"],
@@ -274,45 +253,16 @@ class Decoder(nn.Module):
         reads: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Features of padding, and of what is not among `reads`, are undefined."""
-        packing = None
-        if _pays_to_pack(tokens, self.training):
-            num_sentences = len(encoder_out.sentence_states)
-            packing = Packing(tokens, encoder_out.row, num_sentences, self.num_heads)
-        hidden = _hide_future(tokens) if causal else hide_padding(tokens == PAD)
-        source_hidden = hide_padding(encoder_out.is_pad if packing is None else encoder_out.sentence_is_pad)
-        x = self.embedding(tokens, latent, unrevealed=unrevealed)
-        own, cross = None, None
-        if packing is not None:
-            x, own, cross = packing.pack(x), packing.canvases, packing.sentences
-            hidden = _hide_future(tokens[:, : own.columns]) if causal else packing.hidden
-        for n, layer in enumerate(self.layers, 1):
-            some = None
-            if packing is not None and reads is not None and n == len(self.layers):
-                narrow = packing.only(reads)
-                some = narrow if narrow is not packing else None
-                packing, cross = narrow, narrow.sentences
-            x = layer.read_own(x, hidden, own, some)  # type: ignore[operator]
-            x = layer.read_source(x, encoder_out, source_hidden, cross)  # type: ignore[operator]
-        x = self.norm(x)
-        return x if packing is None else packing.unpack(x)
-
-
-def can_pack(tokens: Int[Tensor, "C L"]) -> bool:
-    """Not on an accelerator, which would have to be asked for the positions, nor where a graph is traced,
-    which will see other shapes."""
-    return tokens.device.type == "cpu" and not torch.jit.is_tracing()
-
-
-def _pays_to_pack(tokens: Int[Tensor, "C L"], training: bool) -> bool:
-    """Where there is padding to leave out; and always in training, where packed heads need fewer copies, with
-    or without a gradient, so that dropout draws the same for both."""
-    return can_pack(tokens) and (training or torch.is_grad_enabled() or bool((tokens == PAD).any()))
-
-
-def _hide_future(tokens: Int[Tensor, "C L"]) -> Bool[Tensor, "1 L L"]:
-    """A position sees itself and what is before it, and so no padding at the right."""
-    length = tokens.shape[1]
-    return torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1).unsqueeze(0)
+        memory_is_pad, training = encoder_out.sentence_is_pad, self.training
+        rows = backend.rows(
+            tokens != PAD, self.num_heads, not causal, memory_is_pad, encoder_out.row, training
+        )
+        x = rows.pack(self.embedding(tokens, latent, unrevealed=unrevealed))
+        for layer, keys_values in zip(self.layers, self.keys_values(encoder_out), strict=True):
+            if layer is self.layers[-1]:
+                rows = rows.only(reads)
+            x = layer(x, keys_values, rows)
+        return rows.unpack(self.norm(x))
 
 
 def embeddings(size: Size, src_size: int, tgt_size: int, is_joint: bool) -> tuple[Embedding, Embedding]:

@@ -3,10 +3,11 @@
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mple.backend import linear_cross_entropy
 from mple.decoding.beam import Beam
 from mple.model.autoregressive import Autoregressive
 from mple.modules.update import BITS, Chosen, Score, UpdateModule
-from mple.objective.cross_entropy import CrossEntropy, linear_cross_entropy
+from mple.objective.cross_entropy import CrossEntropy
 from mple.optimizer import Adam
 from mple.proxy_target import TextTarget
 from mple.types import PAD, Batch, Hypotheses, Mean

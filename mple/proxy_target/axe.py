@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mple import checks
-from mple.model.reading import normalisers
+from mple.backend import autocast, normalisers
 from mple.proxy_target import ProxyTarget, check_reference
 from mple.snapshot import Snapshot
 from mple.types import BLANK, PAD, Batch, DecoderOutput, Mean, Penalty, Target
@@ -109,13 +109,10 @@ class AXE:
 def canvas_logits(output: DecoderOutput, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
     """The logit of every token of a sentence at every position of its canvas: log P_j(y_i) up to a constant
     of the position. No gradient, float32."""
-    device = output.features.device.type
     with torch.no_grad():
-        enabled = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if enabled else output.features.dtype
-        with torch.autocast(device, enabled=False):
-            states, rows = output.features.to(dtype).float(), output.weight[tokens].to(dtype).float()
-            return torch.bmm(rows, states.mT)
+        states, table = autocast(output.features).float(), autocast(output.weight)[tokens].float()
+        with torch.autocast(states.device.type, enabled=False):
+            return torch.bmm(table, states.mT)
 
 
 def canvas_nll(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mple.model import linear
+from mple.backend.cpu.linear import _HAS_BF16
 from mple.model.linear import Linear, side_by_side
 
 
@@ -30,7 +30,7 @@ def test_it_is_linear_then_relu(relu: bool, autocast: bool, gradient: bool) -> N
         assert torch.equal(found, expected)
 
 
-@pytest.mark.skipif(not linear._HAS_BF16, reason="this CPU has no bf16 products in oneDNN")
+@pytest.mark.skipif(not _HAS_BF16, reason="this CPU has no bf16 products in oneDNN")
 def test_the_fused_product_is_for_autocast_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = example(relu=True)
     passes: list[str] = []

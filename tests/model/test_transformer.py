@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mple import backend
+from mple.backend.cpu.dropout import draw
+from mple.backend.rows import DenseRows, DenseView
 from mple.checks import UserError
 from mple.decoding.beam import Beam, Incremental
-from mple.model.attention import Attention, _Attend
+from mple.model.attention import Attention
 from mple.model.autoregressive import Autoregressive
 from mple.model.dropout import Dropout
 from mple.model.length import LengthPredictor
@@ -22,6 +25,10 @@ NORMS = pytest.mark.parametrize("norm", ["pre", "post"])
 
 def close(actual: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
     torch.testing.assert_close(actual, expected, atol=atol, rtol=1e-5)
+
+
+def dense(hidden: Tensor | None) -> DenseRows:
+    return DenseRows(DenseView(4, hidden), DenseView(4, None))
 
 
 class TestAttention:
@@ -48,8 +55,8 @@ class TestAttention:
         mask = hidden.expand(3, 5, 7).repeat_interleave(4, 0)
         close(attention.attend(x, keys_values, hidden), torchs(x, memory, memory, attn_mask=mask)[0])
         close(attention.attend(x, keys_values, None), torchs(x, memory, memory)[0])
-        close(attention(x, hidden[..., :5]), torchs(x, x, x, attn_mask=mask[..., :5])[0])
-        close(attention(x, None), torchs(x, x, x)[0])
+        close(attention(x, dense(hidden[..., :5])), torchs(x, x, x, attn_mask=mask[..., :5])[0])
+        close(attention(x, dense(None)), torchs(x, x, x)[0])
 
     @pytest.mark.parametrize("is_self", [False, True])
     def test_equals_the_fused_kernel_and_so_does_its_gradient(self, is_self: bool) -> None:
@@ -60,7 +67,11 @@ class TestAttention:
         query = attention.query(x).unflatten(-1, (4, -1)).transpose(1, 2)
         fused = functional.scaled_dot_product_attention(query, key, value, ~hidden.unsqueeze(1))
         fused = attention.output(fused.transpose(1, 2).flatten(2))
-        own = attention(x, hidden) if is_self else attention.attend(x, attention.keys_values(memory), hidden)
+        own = (
+            attention(x, dense(hidden))
+            if is_self
+            else attention.attend(x, attention.keys_values(memory), hidden)
+        )
         close(own, fused)
         parameters = list(attention.parameters())
         for actual, expected in zip(
@@ -76,18 +87,17 @@ class TestAttention:
         heads = torch.randn(3, 4, 2, 6, 8, requires_grad=True)
         bias = torch.where(torch.rand(4, 1, 1, 6) < 0.3, -torch.inf, 0.0)
         bias[..., 0] = 0.0
-        grad, dropout = torch.randn(4, 2, 6, 8), Dropout(0.3)
+        grad, hidden = torch.randn(4, 2, 6, 8), bias[:, 0] < 0
 
         def written_out() -> Tensor:
-            if is_self:
-                return _Attend.apply(None, heads, bias, 0.4, dropout)
-            return _Attend.apply(heads[0], heads[1:], bias, 0.4, dropout)
+            query, own = (None, heads) if is_self else (heads[0], heads[1:])
+            return backend.attend(query, own, hidden, 0.3)
 
         def plain() -> Tensor:
             query, key, value = heads
-            drawn = dropout.draw(torch.Size([4, 2, 6, 6]))
+            drawn = draw(torch.Size([4, 2, 6, 6]), 0.3)
             assert drawn is not None
-            weights = (0.4 * query @ key.transpose(-1, -2) + bias).softmax(-1)
+            weights = (8**-0.5 * query @ key.transpose(-1, -2) + bias).softmax(-1)
             return (weights * drawn[0] * drawn[1]) @ value
 
         found = []
@@ -486,38 +496,21 @@ class TestEncoderOutput:
         assert few.row is None
         assert few.sentence_states.shape[0] == 2
 
-    def test_what_is_made_of_the_states_is_made_once_for_all_rows(self) -> None:
-        whole, made = self.example(), []
-
-        def make(states: Tensor) -> Tensor:
-            made.append(states.requires_grad)
-            return 2 * states
-
-        with torch.no_grad():
-            first = whole.once(make)
-        assert first.requires_grad
-        assert whole.once(make) is first
-        assert whole.rows(torch.tensor([0, 0, 1, 2])).once(make) is first
-        assert made == [True]
-        few = whole.rows(torch.tensor([2, 0]))  # copies of states are other states
-        assert torch.equal(few.once(make), 2 * whole.states[[2, 0]])
-        moved = whole.to("cpu")  # to another device what was made does not go along
-        assert isinstance(moved, EncoderOutput)
-        assert moved.once(make) is not first
-        with torch.autocast("cpu", torch.bfloat16):
-            assert whole.once(make) is not first
-
-    def test_what_was_made_without_gradient_is_made_again_where_one_is_wanted(self) -> None:
+    def test_keys_and_values_are_those_of_the_rows(self) -> None:
         whole = self.example()
-        frozen = EncoderOutput(whole.states.detach(), whole.is_pad)
-        weight = torch.ones(1, requires_grad=True)
+        assert whole.keys_values is not None
+        few = whole.rows(torch.tensor([2, 0]))
+        assert few.keys_values is not None
+        for own, rows in zip(whole.keys_values, few.keys_values, strict=True):
+            assert torch.equal(rows, own[:, [2, 0]])
+        assert whole.rows(torch.tensor([0, 0, 1, 2])).keys_values is whole.keys_values
+        moved = whole.to("cpu")
+        assert isinstance(moved, EncoderOutput)
+        assert moved.keys_values is not None
 
-        def make(states: Tensor) -> Tensor:
-            return weight * states
-
-        with torch.no_grad():
-            assert not frozen.once(make).requires_grad
-        found = frozen.once(make)
-        assert found.requires_grad
-        with torch.no_grad():
-            assert frozen.once(make) is found
+    def test_decoding_without_keys_and_values_computes_them(self) -> None:
+        model, src_tokens = nat(), sources([2, 6, 4])
+        whole = model.encode(src_tokens)
+        bare = EncoderOutput(whole.states, whole.is_pad)
+        blank = model.blank(torch.tensor([3, 5, 1]))
+        close(model.decode(blank, bare).features, model.decode(blank, whole).features)

@@ -371,7 +371,7 @@ def test_probabilities_are_those_of_the_one_look_ahead(monkeypatch: pytest.Monke
     assert torch.equal(look.predictions, fresh)
 
     calls, asked = count_decodes(model), []
-    for name in ("both", "most_probable"):
+    for name in ("normalisers_and_most_probable", "most_probable"):
         once = getattr(snapshot, name)
 
         def counted(*given: Tensor, name: str = name, once: Callable[..., Tensor] = once) -> Tensor:
@@ -380,7 +380,7 @@ def test_probabilities_are_those_of_the_one_look_ahead(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(snapshot, name, counted)
     Glancing(choice="p_ref")(batch, target, snapshot_of(model, batch))
-    assert (calls.rows, asked) == ([5], ["both"])
+    assert (calls.rows, asked) == ([5], ["normalisers_and_most_probable"])
 
 
 def test_look_ahead_with_and_without_dropout() -> None:

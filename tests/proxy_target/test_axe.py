@@ -1,5 +1,6 @@
 """AXE against enumeration of its two definitions, the paper's Fig. 9 and worked numbers, and its limits."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mple.backend.cpu import vocabulary
 from mple.checks import UserError
-from mple.model import reading
 from mple.objective.cross_entropy import CrossEntropy
 from mple.proxy_target import AlignedTarget, ProxyTarget
 from mple.proxy_target.axe import AXE, VARIANTS, Alignment, alignment, canvas_nll
@@ -506,7 +507,7 @@ def test_memory_is_that_of_the_table_whatever_the_vocabulary(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O(B L²), never O(B L V). One position's logits at a time here, so that the chunk itself is small."""
-    monkeypatch.setattr(reading, "_CHUNK", 1)
+    monkeypatch.setattr(vocabulary, "READING", dataclasses.replace(vocabulary.READING, most=1))
 
     def largest(sentences: int, length: int, entries: int) -> int:
         generator = torch.Generator().manual_seed(0)

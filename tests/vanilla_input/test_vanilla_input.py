@@ -273,24 +273,6 @@ class TestModel:
         # Not to the bit: without gradient a product may be another kernel's. Other dropout would be far off.
         torch.testing.assert_close(found.features, expected.features, atol=1e-5, rtol=0)
 
-    def test_canvases_of_one_length_share_dropout_until_they_see_the_source(self) -> None:
-        model = nat("mask", dropout=0.3).train()
-        encoder_out = model.encode(sources([4])).rows(torch.tensor([0, 0]))
-        blank = model.blank(torch.tensor([6, 6]))
-
-        def says_the_same() -> bool:
-            return torch.equal(*model.decode(blank, encoder_out).features)
-
-        with torch.no_grad():
-            assert not says_the_same()
-        layer = model.decoder.layers[0]
-        model.eval()
-        for module in (model.decoder.embedding, layer.self_attention, layer.attend):
-            module.train()
-        with torch.no_grad():
-            assert says_the_same()
-        assert not says_the_same()
-
     @pytest.mark.parametrize("name", NAMES)
     def test_candidates_share_passes_whatever_the_input(self, name: str) -> None:
         model, batch = nat(name), random_batch(SRC_LENGTHS[:3], LENGTHS[:3], [[3, 5], [6, 6], [1, 9]])

@@ -8,7 +8,7 @@ import pytest
 
 FIRST_AGAINST_SECOND = """
 import torch
-import mple.model
+import mple.backend
 x = torch.randn(90_000)
 first, second = x.exp(), x.exp()
 assert torch.get_num_threads() == 2

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mple.model import softmax
-from mple.model.softmax import hidden_softmax, softmax_gradient
+from mple.backend.cpu import softmax
+from mple.backend.cpu.softmax import hidden_softmax, softmax_gradient
 
 SCALE = 0.25
 

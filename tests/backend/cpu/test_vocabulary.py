@@ -1,17 +1,20 @@
 """The vocabulary read some positions at a time, against the whole table of logits."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from mple.model import reading
+from mple import backend
+from mple.backend import chunked
+from mple.backend.cpu import vocabulary
 from mple.types import PAD
 
 
 @pytest.fixture(params=[2**21, 50, 1], ids=["at once", "in parts", "one by one"])
-def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_CHUNK", request.param)
+def kernel(request: pytest.FixtureRequest) -> chunked.ReadingKernel:
+    return dataclasses.replace(vocabulary.READING, most=request.param)
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,16 +24,15 @@ def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return features, torch.randn(23, 8, generator=generator), is_canvas
 
 
-@pytest.mark.usefixtures("chunk")
-def test_both_agree_with_the_whole_table() -> None:
+def test_both_agree_with_the_whole_table(kernel: chunked.ReadingKernel) -> None:
     features, weight, is_canvas = example()
     logits = features @ weight.T
     expected = logits.logsumexp(-1).masked_fill(~is_canvas, 0)
-    found = reading.normalisers(features, weight, is_canvas)
+    found = chunked.normalisers(features, weight, is_canvas, kernel)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    best = reading.most_probable(features, weight, is_canvas)
+    best = chunked.most_probable(features, weight, is_canvas, kernel)
     assert torch.equal(best, logits.argmax(-1).masked_fill(~is_canvas, PAD))
-    normaliser, token = reading.both(features, weight, is_canvas)
+    normaliser, token = chunked.normalisers_and_most_probable(features, weight, is_canvas, kernel)
     torch.testing.assert_close(normaliser, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(token, best)
 
@@ -40,18 +42,19 @@ def test_logits_beyond_the_range_of_exp(to: Callable[[torch.Tensor], torch.Tenso
     features, weight, is_canvas = example()
     features, weight = to(features), weight.abs()
     logits = features @ weight.T
-    found = reading.normalisers(features, weight, is_canvas)
+    found = backend.normalisers(features, weight, is_canvas)
     expected = logits.logsumexp(-1).masked_fill(~is_canvas, 0)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(reading.both(features, weight, is_canvas)[0], expected)
+    torch.testing.assert_close(
+        backend.normalisers_and_most_probable(features, weight, is_canvas)[0], expected
+    )
 
 
-@pytest.mark.usefixtures("chunk")
-def test_under_autocast_it_is_the_same_rounding_as_a_linear_layer() -> None:
+def test_under_autocast_it_is_the_same_rounding_as_a_linear_layer(kernel: chunked.ReadingKernel) -> None:
     features, weight, is_canvas = example()
     with torch.autocast("cpu", torch.bfloat16):
-        found = reading.normalisers(features, weight, is_canvas)
-        best = reading.most_probable(features, weight, is_canvas)
+        found = chunked.normalisers(features, weight, is_canvas, kernel)
+        best = chunked.most_probable(features, weight, is_canvas, kernel)
         logits = torch.nn.functional.linear(features, weight)
     assert logits.dtype == torch.bfloat16
     expected = logits.float().logsumexp(-1).masked_fill(~is_canvas, 0)
@@ -59,7 +62,7 @@ def test_under_autocast_it_is_the_same_rounding_as_a_linear_layer() -> None:
     torch.testing.assert_close(found, expected, **rounding)
     assert torch.equal(best, logits.float().argmax(-1).masked_fill(~is_canvas, PAD))
     with torch.autocast("cpu", torch.bfloat16):
-        normaliser, token = reading.both(features, weight, is_canvas)
+        normaliser, token = chunked.normalisers_and_most_probable(features, weight, is_canvas, kernel)
     torch.testing.assert_close(normaliser, expected, **rounding)
     assert torch.equal(token, best)
 
@@ -70,7 +73,7 @@ def test_rounded_exponentials_of_a_vocabulary_sum_to_the_same() -> None:
     features, weight = torch.randn(1, 64, 16, generator=generator), torch.randn(4000, 16, generator=generator)
     canvas = torch.ones(1, 64, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
-        found = reading.normalisers(features, weight, canvas)
+        found = backend.normalisers(features, weight, canvas)
         logits = torch.nn.functional.linear(features, weight).float()
     of_logits = (logits.logsumexp(-1) - (features @ weight.T).logsumexp(-1)).abs().mean()
     assert 0 < float((found - logits.logsumexp(-1)).abs().mean()) < 0.1 * float(of_logits)
@@ -79,9 +82,11 @@ def test_rounded_exponentials_of_a_vocabulary_sum_to_the_same() -> None:
 def test_of_equal_logits_the_first() -> None:
     features, weight = torch.ones(1, 2, 3), torch.zeros(5, 3)
     weight[2:] = 1.0
-    best = reading.most_probable(features, weight, torch.ones(1, 2, dtype=torch.bool))
+    best = backend.most_probable(features, weight, torch.ones(1, 2, dtype=torch.bool))
     assert best.tolist() == [[2, 2]]
-    assert reading.both(features, weight, torch.ones(1, 2, dtype=torch.bool))[1].tolist() == [[2, 2]]
+    assert backend.normalisers_and_most_probable(features, weight, torch.ones(1, 2, dtype=torch.bool))[
+        1
+    ].tolist() == [[2, 2]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -95,16 +100,16 @@ def test_the_highest_is_the_first_of_equals(dtype: torch.dtype, size: int, shift
     logits[1] = 0.0
     logits[1, 0] = -0.0
     logits[2], logits[2, -1] = -1e-3, -1e-4
-    found = reading._highest(logits)
+    found = vocabulary.highest(logits)
     assert torch.equal(found, torch.from_numpy(logits.float().numpy().argmax(1)))
 
 
 def test_an_empty_canvas() -> None:
     features, weight, is_canvas = example()
     nothing = torch.zeros_like(is_canvas)
-    assert reading.normalisers(features, weight, nothing).count_nonzero() == 0
-    assert (reading.most_probable(features, weight, nothing) == PAD).all()
-    normaliser, token = reading.both(features, weight, nothing)
+    assert backend.normalisers(features, weight, nothing).count_nonzero() == 0
+    assert (backend.most_probable(features, weight, nothing) == PAD).all()
+    normaliser, token = backend.normalisers_and_most_probable(features, weight, nothing)
     assert normaliser.count_nonzero() == 0
     assert (token == PAD).all()
 
@@ -115,6 +120,6 @@ def test_a_token_s_logit_is_summed_in_float32_under_autocast() -> None:
     states, tokens = 9 * features[is_canvas], torch.arange(int(is_canvas.sum()))
     expected = (states.bfloat16().double() * weight.bfloat16()[tokens].double()).sum(1)
     with torch.autocast("cpu", torch.bfloat16):
-        found = reading.logits_of(states, weight, tokens)
+        found = backend.logits_of(states, weight, tokens)
     assert expected.abs().max() > 50
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Packed positions against loops, and packed decoders against those that compute padding too."""
+"""Packed positions against loops, and packed models against the reference, which computes padding."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mple.model import transformer
-from mple.model.packing import Layout, Packing, rounded
+from mple import backend
+from mple.backend.cpu import packing as packing_module
+from mple.backend.cpu.packing import Layout, PackedRows, rounded
 from mple.types import MASK, PAD, DecoderInput
 from tests.fakes import autoregressive, contents, nat, sources
 
@@ -26,6 +27,11 @@ def ragged(lengths: list[int]) -> Tensor:
     is_token = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
     tokens[is_token] = torch.arange(10, 10 + sum(lengths))
     return tokens
+
+
+def packed_rows(tokens: Tensor, row: Tensor | None, num_sentences: int, num_heads: int) -> PackedRows:
+    nothing_hidden = torch.zeros(num_sentences, 1, dtype=torch.bool)
+    return PackedRows(tokens != PAD, num_heads, memory_is_pad=nothing_hidden, memory_row=row)
 
 
 class TestLayout:
@@ -89,47 +95,47 @@ class TestLayout:
         assert torch.equal(found, expected)
 
 
-class TestPacking:
+class TestPackedRows:
     def test_unpacks_to_where_each_position_was(self) -> None:
         """Rows of a batch in any order of their sentences."""
         tokens, row = ragged([3, 1, 2])[[2, 0, 0, 1]], torch.tensor([1, 0, 1, 0])
-        packing = Packing(tokens, row, num_sentences=3, num_heads=2)
+        packing = packed_rows(tokens, row, 3, 2)
         x = tokens.unsqueeze(-1).expand(-1, -1, 4).float()
         packed = packing.pack(x)
         assert len(packed) == 32
         assert packed[:9, 0].tolist() == [10, 11, 12, 13, 14, 15, 10, 11, 12]  # sentence 0, then 1
         assert torch.equal(packing.unpack(packed), x)
-        (canvases,) = packing.canvases.split_heads(packed)
-        assert packing.hidden is not None
+        (canvases,) = packing.own.split(packed, 1)
+        assert packing.own.hidden is not None
         seen = [
-            rows[0][~hidden[0], 0].tolist() for rows, hidden in zip(canvases, packing.hidden, strict=True)
+            rows[0][~hidden[0], 0].tolist() for rows, hidden in zip(canvases, packing.own.hidden, strict=True)
         ]
         assert seen == [[10, 11, 12], [13], [14, 15], [10, 11, 12]]
-        (sentences,) = packing.sentences.split_heads(packed)
+        (sentences,) = packing.source.split(packed, 1)
         assert sentences[0, 0, :4, 0].tolist() == [10, 11, 12, 13]
         assert sentences[1, 0, :5, 0].tolist() == [14, 15, 10, 11, 12]
         assert sentences.shape == (3, 2, 5, 2)  # sentence 2 has no row
 
     def test_padding_may_be_anywhere(self) -> None:
         tokens = torch.tensor([[PAD, 7, PAD, 8], [9, PAD, PAD, PAD]])
-        packing = Packing(tokens, None, num_sentences=2, num_heads=1)
+        packing = packed_rows(tokens, None, 2, 1)
         x = tokens.unsqueeze(-1).float()
         assert packing.pack(x)[:3].flatten().tolist() == [7, 8, 9]
         assert torch.equal(packing.unpack(packing.pack(x)), x)
 
     def test_some_of_the_positions(self) -> None:
         tokens, row = ragged([3, 1, 2]), torch.tensor([1, 0, 1])
-        packing = Packing(tokens, row, num_sentences=2, num_heads=2)
+        packing = packed_rows(tokens, row, 2, 2)
         x = tokens.unsqueeze(-1).expand(-1, -1, 4).float()
         wanted = torch.tensor([[True, False, True], [False, True, True], [False, True, True]])
         some = packing.only(wanted)
-        packed = some.pack(packing.pack(x))
+        packed = some.narrow(packing.pack(x))
         assert packed[:3, 0].tolist() == [10, 12, 15]
         assert torch.equal(some.unpack(packed), torch.where((wanted & (tokens != PAD)).unsqueeze(-1), x, 0))
-        (canvases,) = some.canvases.split_heads(packed)
+        (canvases,) = some.queries.split(packed, 1)
         assert canvases[0, 0, :, 0].tolist() == [10, 12]
         assert canvases[2, 0, 0, 0] == 15
-        (sentences,) = some.sentences.split_heads(packed)
+        (sentences,) = some.source.split(packed, 1)
         assert sentences[1, 0, :, 0].tolist() == [10, 12, 15]
         assert packing.pack(x)[:6, 0].tolist() == [13, 10, 11, 12, 14, 15]  # as it was
 
@@ -148,16 +154,14 @@ def test_canvases_of_no_length() -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["no gradient", "gradient"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
-    """Runs something twice, with all padding computed and packed; with the gradients of what it returns."""
+def way(request: pytest.FixtureRequest) -> Way:
+    """Runs something twice, by the reference and packed; with the gradients of what it returns."""
     wants = request.param
 
     def run(model: nn.Module, make: Callable[[], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        found: list[list[Tensor]] = []
-        for packs in (False, True):
-            for module in [transformer]:
-                monkeypatch.setattr(module, "can_pack", lambda tokens, packs=packs: packs)
-            with torch.set_grad_enabled(wants):
+        results: list[list[Tensor]] = []
+        for name in ("reference", "cpu"):
+            with backend.use(name), torch.set_grad_enabled(wants):
                 y = make()
             own = [y.detach()]
             if wants:
@@ -165,8 +169,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
                 given = torch.autograd.grad((y * weight).sum(), list(model.parameters()), allow_unused=True)
                 own += [torch.zeros(1) if grad is None else grad for grad in given]
                 assert sum(bool(grad.any()) for grad in own[1:]) > 20
-            found.append(own)
-        return found[0], found[1]
+            results.append(own)
+        return results[0], results[1]
 
     return run
 
@@ -243,7 +247,7 @@ class TestModels:
 
 def test_evaluation_without_padding_does_not_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     model, src_tokens = nat(), sources([4])
-    monkeypatch.setattr(transformer, "Packing", None)
+    monkeypatch.setattr(packing_module, "PackedRows", None)
     with torch.no_grad():
         model.decode(model.blank(torch.tensor([5])), model.encode(src_tokens))
     with pytest.raises(TypeError):
