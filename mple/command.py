@@ -120,6 +120,12 @@ def begin(main: Callable[[], Any]) -> None:
         sys.exit(2)
 
 
+def override(key: str, value: str) -> str:
+    """`key=value` as Hydra reads it back, whatever characters the text has."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
 def complaint(error: Exception) -> str:
     """One sentence: what is accepted and what came."""
     if isinstance(error, MissingConfigException) and error.options is not None:

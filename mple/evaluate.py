@@ -1,6 +1,7 @@
 """The second door: makes an evaluation and a decoding of a configuration, and keeps what was measured."""
 
 import json
+import shlex
 from typing import Any
 
 from hydra.utils import instantiate
@@ -23,7 +24,7 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     if decoding is not None and not evaluation.decodes:
         name = cfg.estimator["_target_"].split(".")[-2]
         raise UserError(f"decoding must not be given with estimator={name}, on which it has no effect")
-    run = Finished.open(cfg.run, cfg.device)
+    run = Finished.open(cfg.run, cfg.device, root=cfg.data.root)
     if decoding is not None:
         run.decode_with(decoding)
     found = evaluation(run)
@@ -35,7 +36,7 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     if (inputs := getattr(getattr(evaluation, "references", None), "inputs", None)) is not None:
         settings["inputs"] = inputs()
     name = settings["estimator"]["_target_"].split(".")[-2]
-    command = " ".join(["python evaluate.py", *overrides])
+    command = shlex.join(["python", "evaluate.py", *overrides])
     report = {"run": str(run.folder), **provenance(command), "settings": settings, "metrics": found}
     report |= {"notes": run.notes} if run.notes else {}
     path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"

@@ -26,6 +26,7 @@ from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
 from mple.command import INPUT_PREDICTOR_WORD
 from mple.data.stage import disk_may_fill
+from mple.data.text import file_sha256
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
 from mple.launch import console, precision_of
@@ -42,8 +43,10 @@ from mple.trained import (
     INPUT_PREDICTOR,
     INPUT_PREDICTOR_RESULTS,
     MASK_PREDICTOR_WEIGHTS,
+    OF_WEIGHTS,
     VANILLA_CONFIG,
     VANILLA_WEIGHTS,
+    find_input_predictor,
     load,
 )
 from mple.training.trainer import trainer_of
@@ -64,7 +67,7 @@ class PredictorJob:
         for key in ("of", "vanilla"):
             if OmegaConf.is_missing(cfg, key):
                 raise UserError(f"{key} must be the folder of a finished run; got none: {self.command}")
-        self.run = Finished.open(cfg.of, "cpu", "of")
+        self.run = Finished.open(cfg.of, "cpu", "of", cfg.data.root)
         self.vanilla = Finished.open(cfg.vanilla, "cpu", "vanilla")
         self._check_runs()
         self.decoding = instantiate(cfg.decoding, _convert_="all")
@@ -151,6 +154,8 @@ class PredictorJob:
     def execute(self) -> dict[str, Any]:
         """Train it unless it is there; returns its results."""
         if self.results.exists():
+            self.run.check_raw_data(may_be_gone=True)
+            find_input_predictor(self.run.folder, self.folder.name)
             console.print(f"finished already: {self.folder}")
             return json.loads(self.results.read_text())
         data = self.data()  # what is wrong with it is said before anything is made
@@ -207,10 +212,7 @@ class PredictorJob:
                         f"of must be a run whose targets are still there; {self.run.name} lacks those of "
                         f"{name} in {teacher.distilled_folder() / split}"
                     )
-        distilled = {name: teacher.distilled_folder() for name, teacher in teachers.items()}
-        data = job.data(self.settings["seed"], job.candidates, distilled, self.settings["max_tokens"])
-        data.setup()
-        return data
+        return self.run.prepared(self.settings["seed"], self.settings["max_tokens"])
 
     def module(self) -> InputPredictor:
         """What learns, beside the two finished models; a function of the seed."""
@@ -261,6 +263,7 @@ class PredictorJob:
             "seed": self.settings["seed"],
             "updates": self.settings["updates"],
             "best_update": best,
+            OF_WEIGHTS: file_sha256(self.run.folder / "averaged.pt"),
             "minutes": module.minutes(),
             **provenance(self.command),
             "valid": valid,

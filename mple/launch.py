@@ -18,7 +18,6 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,6 +38,7 @@ from mple.callbacks import Checkpoints, ShowProgress, write_whole
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.data.text import SPLITS
+from mple.data.vocabulary import Vocabulary
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
@@ -52,7 +52,7 @@ from mple.optimizer import MOST_LR, MOST_UPDATES
 from mple.plain import PlainConsole
 from mple.processes import alone, is_first, several, started_from_outside
 from mple.proxy_target import TextTarget
-from mple.run import Run, provenance, write_text
+from mple.run import MadeFrom, Run, provenance, write_text
 from mple.settings import build, check_arguments, composed, resolved
 from mple.training.trainer import trainer_of
 from mple.types import SPECIAL_TOKENS
@@ -76,6 +76,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 MOST_TOKENS = 100_000_000
 
 TEACHERS = ("tiny", "small", "base", "big")
+_OTHER_DATA = "give these a name of their own with data.name=NAME, or move that folder away"
 DISTILLED_AT_ONCE = 8192
 """Source tokens that a teacher translates at once where training takes fewer: a step of a small model's beam
 search takes as long for few sentences as for many."""
@@ -443,8 +444,10 @@ class Job:
         candidates: tuple[str, ...] = (),
         distilled: Any = None,
         max_tokens: int | None = None,
+        vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ) -> TranslationData:
-        """`max_tokens`: of a micro-batch, where it is not the configuration's."""
+        """`max_tokens`: of a micro-batch, where it is not the configuration's. `vocabularies`: those that a
+        finished run has learned with."""
         cfg = self.cfg
         return TranslationData(
             source=self.source,
@@ -458,6 +461,7 @@ class Job:
             distilled=distilled,
             tokenize=cfg.data.tokenize,
             num_workers=cfg.trainer.num_workers,
+            vocabularies=vocabularies,
         )
 
     def distilled_folder(self) -> Path:
@@ -518,13 +522,13 @@ class Job:
             return self._make()
 
     def _check_same_data(self) -> None:
-        """Neither the key nor the folder of a run tells where its data lay, nor what was in the files."""
-        if self.run.is_finished() or self.run.last.exists():
-            inputs: Mapping[str, str] | None = None
-            with contextlib.suppress(UserError):  # they are gone: a finished run does not need them
-                inputs = self.data(0).preparation.inputs
-            if inputs is not None:
-                self.run.check_data(inputs)
+        """Neither the key nor the folder of a run tells where its data lay, nor what was in the files. Runs
+        that differ in nothing but the seed are of the same data, too: a table has their mean."""
+        seeds = sorted(path.parent for path in self.run.folder.parent.glob("seed*/metrics.json"))
+        folders = [self.run.folder, *seeds] if self.run.is_finished() or self.run.last.exists() else seeds
+        for folder in folders:
+            if (made := MadeFrom.read(folder)) is not None:  # a finished run does not need its data
+                made.check_source(self.source, folder, _OTHER_DATA, may_be_gone=True)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         return alone({self.run.folder: self.run.experiment})
@@ -638,8 +642,10 @@ class Job:
 
     def trained(self, data: TranslationData) -> nn.Module:
         """The model with its final weights."""
+        path = self.run.folder / "averaged.pt"
+        start.check_vocabulary(path, data.src_vocabulary, data.tgt_vocabulary, "a teacher")
         module = self.module(data)
-        module.load_state_dict(start.read(self.run.folder / "averaged.pt"))
+        module.load_state_dict(start.read(path))
         return module.model.eval()
 
     def fit_and_test(self, data: TranslationData) -> dict[str, Any]:
@@ -650,6 +656,9 @@ class Job:
             conditions["threads"] = torch.get_num_threads()
             changed = run.start(OmegaConf.to_yaml(cfg, resolve=True), self.command, conditions)
             run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
+            if run.last.exists() and (made := MadeFrom.read(run.folder)) is not None:
+                made.check_prepared(data, run.folder, _OTHER_DATA)
+            MadeFrom.of(data).keep(run.folder)
         module = self.module(data)
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
         resume = self._resume_point(data)

@@ -6,6 +6,7 @@ outputs/<experiment>/<data>/<key>/seed<k>/
     last.ckpt        to resume from                best/           weights of the best validations
     averaged.pt      the final weights             hypotheses.test.txt, samples.jsonl
     vocabulary/      of source and target: with config.yaml and averaged.pt all that translating needs
+    data.json        which data these are, by content
 """
 
 import contextlib
@@ -17,16 +18,21 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mple.checks import UserError
+from mple.data.datamodule import TranslationData
 from mple.data.stage import MANIFEST, disk_may_fill
+from mple.data.text import SPLITS, Source, changed
+from mple.files import read_json, write_json
 from mple.foreign import copy_folder
+
+DATA = "data.json"
 
 NOT_IDENTITY = (
     *("outputs", "logger", "seed", "name", "hydra"),
@@ -116,32 +122,9 @@ class Run:
         with disk_may_fill(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", config_yaml)
-        write_text(self.folder / "run.json", json.dumps(provenance(command) | conditions, indent=2) + "\n")
+        ran = provenance(command) | conditions | {"folder": str(Path.cwd())}  # of relative paths
+        write_text(self.folder / "run.json", json.dumps(ran, indent=2) + "\n")
         return changed
-
-    def check_data(self, inputs: Mapping[str, str]) -> None:
-        """Was the run made from these data? By content (`Source.inputs`); a file that was packed or unpacked
-        in between is taken at its word.
-
-        Raises:
-            UserError: they are other data.
-        """
-        try:
-            made: dict[str, str] = json.loads((self.vocabulary / MANIFEST).read_text())["inputs"]
-        except (OSError, ValueError, KeyError):
-            return  # it has not come as far
-        other = [
-            name
-            for name in sorted({*made, *inputs})
-            if made.get(name) != inputs.get(name)
-            and not ({f"{name}.gz", name.removesuffix(".gz")} - {name}) & {*made, *inputs}
-        ]
-        if other:
-            named = ", ".join(other[:5]) + ", …" * (len(other) > 5)
-            raise UserError(
-                f"{self.folder} was made from other data ({named}): give these a name of their own with "
-                "data.name=NAME, or move that folder away"
-            )
 
     def keep_vocabulary(self, prepared: Path) -> None:
         """Copy the finished stage folder `prepared` to `vocabulary/`: whole or not at all, and only once.
@@ -172,6 +155,88 @@ class Run:
 
     def finish(self, metrics: Mapping[str, object]) -> None:
         write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What the data of a run were, by content; `data.json` holds it.
+
+    inputs: hashes of the raw data by role (`Source.inputs`). vocabularies: fingerprints of source and target;
+    corpora: those of the prepared splits; targets: those of what teachers made of them ("valid base"). All
+    but `inputs` are empty for a run of version 0.1, where the manifest of the vocabulary has these.
+    """
+
+    inputs: Mapping[str, str]
+    vocabularies: Sequence[str] = ()
+    corpora: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(data: TranslationData) -> "MadeFrom":
+        """Prepared data."""
+        vocabularies = [data.src_vocabulary.fingerprint, data.tgt_vocabulary.fingerprint]
+        corpora = {split: data.corpus(split).fingerprint for split in SPLITS}
+        targets = {
+            f"{split} {name}": fingerprint
+            for split in SPLITS
+            if (candidates := data.candidates(split)) is not None
+            for name, fingerprint in candidates.fingerprints.items()
+        }
+        return MadeFrom(dict(data.preparation.inputs), vocabularies, corpora, targets)
+
+    @staticmethod
+    def read(folder: Path) -> "MadeFrom | None":
+        """What a run's folder tells; None where the run has not come as far."""
+        if (folder / DATA).exists():
+            recorded = read_json(folder / DATA, *(each.name for each in fields(MadeFrom)))
+            return MadeFrom(**{each.name: recorded[each.name] for each in fields(MadeFrom)})
+        try:
+            manifest = json.loads((folder / "vocabulary" / MANIFEST).read_text(encoding="utf-8"))
+            return MadeFrom(manifest["inputs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, folder: Path) -> None:
+        """Write `data.json`."""
+        write_json(folder / DATA, vars(self))
+
+    def check_source(self, source: Source, folder: Path, remedy: str, may_be_gone: bool = False) -> None:
+        """
+        Raises:
+            UserError: the raw data are not those that the run in `folder` was made from, with the `remedy`;
+                or they are gone, unless they `may_be_gone`.
+        """
+        try:
+            other = changed(source, self.inputs)
+        except UserError:
+            if may_be_gone:
+                return
+            raise
+        if other:
+            named = ", ".join(other[:5]) + ", …" * (len(other) > 5)
+            raise UserError(f"{folder} was made from other data ({named}): {remedy}")
+
+    def check_prepared(self, data: TranslationData, folder: Path, remedy: str) -> None:
+        """
+        Raises:
+            UserError: the prepared data are not those that the run in `folder` was made from; with the
+                `remedy`.
+        """
+        now = MadeFrom.of(data)
+        if self.vocabularies and list(self.vocabularies) != list(now.vocabularies):
+            raise UserError(f"{folder} was made with other vocabularies than those of the data: {remedy}")
+        other = [split for split, made in self.corpora.items() if made != now.corpora.get(split)]
+        if other:
+            named = ", ".join(str(data.corpus(split).folder) for split in other)
+            raise UserError(
+                f"{folder} was made from other sentences ({', '.join(other)}) than {named}: {remedy}"
+            )
+        other = [name for name, made in self.targets.items() if now.targets.get(name, made) != made]
+        if other:
+            raise UserError(
+                f"{folder} was made from other distilled targets than there are now "
+                f"({', '.join(other)}): {remedy}"
+            )
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:

@@ -51,9 +51,9 @@ def entries(weights: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
     return weights[TABLES[0]].shape[0], weights[TABLES[1]].shape[0]
 
 
-def check_vocabulary(path: Path, src: Vocabulary, tgt: Vocabulary) -> None:
+def check_vocabulary(path: Path, src: Vocabulary, tgt: Vocabulary, key: str = "start") -> None:
     """Refuses weights whose run kept another vocabulary than that of the data, of the same size or not. Of a
-    file outside a run's folder nothing is known.
+    file outside a run's folder nothing is known. `key`: what errors name.
 
     Raises:
         UserError: the vocabularies differ.
@@ -64,7 +64,7 @@ def check_vocabulary(path: Path, src: Vocabulary, tgt: Vocabulary) -> None:
             for side, own, other in zip(("source", "target"), (src, tgt), theirs, strict=True):
                 if own.fingerprint != other.fingerprint:
                     raise UserError(
-                        f"start must have the vocabulary of the data; {path} speaks another {side} "
+                        f"{key} must have the vocabulary of the data; {path} speaks another {side} "
                         f"vocabulary, that of {folder / 'vocabulary'}"
                     )
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mple import checks
 from mple.checks import UserError
+from mple.data.text import file_sha256
 from mple.data.vocabulary import Vocabulary, load_vocabularies
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
@@ -46,6 +47,7 @@ METRICS = "metrics.json"
 INPUT_PREDICTOR = "input_predictor"
 INPUT_PREDICTOR_RESULTS = "input_predictor.json"
 MASK_PREDICTOR_WEIGHTS = "mask_predictor.pt"
+OF_WEIGHTS = "of_weights_sha256"
 VANILLA_CONFIG, VANILLA_WEIGHTS = "vanilla.yaml", "vanilla.pt"
 
 
@@ -211,7 +213,7 @@ def load(folder: str | Path) -> Trained:
     """
     found = _only_run(Path(folder))
     config = _config(found / CONFIG)
-    src, tgt, languages = _vocabularies(found)
+    src, tgt, languages = vocabularies(found)
     path, weights = _weights(found)
     for side, vocabulary in (("encoder", src), ("decoder", tgt)):
         table = weights.get(f"{side}.embedding.tokens.weight")
@@ -233,7 +235,8 @@ def find_input_predictor(run: Path, name: str | None = None) -> Path:
     """The folder of a run's input predictor; `name` is needed where there are several.
 
     Raises:
-        UserError: there is none, none of that name, or several and no name.
+        UserError: there is none, none of that name, or several and no name; or it was trained for other
+            weights than the run has now.
     """
     marks = sorted((run / INPUT_PREDICTOR).glob(f"*/{INPUT_PREDICTOR_RESULTS}"))
     found = {mark.parent.name: mark.parent for mark in marks}
@@ -243,10 +246,16 @@ def find_input_predictor(run: Path, name: str | None = None) -> Path:
             f"python train.py +experiment=input_predictor of={run} vanilla=NATRUN trains it"
         )
     if name is None and len(found) == 1:
-        return next(iter(found.values()))
-    if name not in found:
+        name = next(iter(found))
+    if name is None or name not in found:
         raise UserError(
             f"input_predictor must be one of those of {run}: {', '.join(found)}; got {name or 'none'}"
+        )
+    made_for = read_json(found[name] / INPUT_PREDICTOR_RESULTS).get(OF_WEIGHTS)
+    if made_for is not None and made_for != file_sha256(run / WEIGHTS):
+        raise UserError(
+            f"{found[name]} was trained for other weights than {run / WEIGHTS} holds now: move it away and "
+            "train it again"
         )
     return found[name]
 
@@ -323,7 +332,12 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary, tuple[str, str]]:
+def vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary, tuple[str, str]]:
+    """The vocabularies that a run or an export has learned with, and the codes of its languages.
+
+    Raises:
+        UserError: they are damaged, or not there.
+    """
     for file in sorted((folder / VOCABULARY).glob("*/vocabulary.json")):
         read_json(file, "kind")
     try:

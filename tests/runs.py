@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from mple.callbacks import write_whole
 from mple.data.candidates import DistilledWriter
 from mple.launch import Job
-from mple.run import provenance
+from mple.run import MadeFrom, provenance
 from tests.fakes import _shaken
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -86,6 +86,7 @@ def random_run(root: Path, *overrides: str, seed: int = 0, data: Sequence[str] |
     run = made.run
     run.start(OmegaConf.to_yaml(made.cfg, resolve=True), made.command)
     run.keep_vocabulary(data.preparation.stages()["vocabulary"].folder)
+    MadeFrom.of(data).keep(run.folder)
     weights = _shaken(made.module(data), seed).state_dict()
     write_whole({name: value.clone() for name, value in weights.items()}, run.folder / "averaged.pt")
     run.finish(

@@ -212,6 +212,7 @@ class Candidates:
     scores: S(Γ_i, Γ_k), float32 (n, K, K), memory-mapped: `scores[s, i, k]` is sentence BLEU (0 to 100) of
         candidate k as the hypothesis against candidate i as the reference.
     counts: what `join` dropped or replaced.
+    fingerprints: of every teacher's targets, by its name.
     """
 
     names: tuple[str, ...]
@@ -220,6 +221,7 @@ class Candidates:
     rows: np.ndarray
     scores: np.ndarray
     counts: Mapping[str, int]
+    fingerprints: Mapping[str, str]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -304,6 +306,7 @@ def join(
         rows=np.load(folder / "rows.npy"),
         scores=np.load(folder / "scores.npy", mmap_mode="r"),
         counts=json.loads((folder / "counts.json").read_text()),
+        fingerprints={name: found.fingerprint for name, found in opened.items()},
     )
 
 

@@ -335,12 +335,17 @@ def _noting(pairs: Iterable[T], found: dict[str, float | int]) -> Generator[T, N
 @dataclass(frozen=True)
 class Preparation:
     """The stages from raw text to corpora. Nothing is read or written before `run`, except that the raw files
-    are hashed; so `stages()` serves for the plan that a job prints."""
+    are hashed; so `stages()` serves for the plan that a job prints.
+
+    own: the vocabularies of source and target that a run has learned with (the same object when joint). They
+        take the place of those that the text gives, which another version may learn differently.
+    """
 
     source: Source
     root: Path
     vocabulary: BPE | Words
     max_length: int
+    own: tuple[Vocabulary, Vocabulary] | None = None
 
     def __post_init__(self) -> None:
         whole("data.max_length", self.max_length, 1, unit="content tokens")
@@ -359,18 +364,33 @@ class Preparation:
         languages = {"src_lang": self.source.src_lang, "tgt_lang": self.source.tgt_lang}
         vocabulary = Stage(self.root, "vocabulary", self.vocabulary.settings() | languages, self._inputs)
         stages = {"vocabulary": vocabulary}
+        key = vocabulary.key if self.own is None or self._gives_own(vocabulary) else self._own_key
         for split in SPLITS:
             settings: dict[str, object] = dict(languages)
             if split == "train":
                 settings["max_length"] = self.max_length
-            stages[split] = Stage(self.root, split, settings, self._inputs | {"vocabulary": vocabulary.key})
+            stages[split] = Stage(self.root, split, settings, self._inputs | {"vocabulary": key})
         return stages
+
+    @property
+    def _own_key(self) -> str:
+        return " ".join(vocabulary.fingerprint for vocabulary in self.own or ())
+
+    def _gives_own(self, stage: Stage) -> bool:
+        """Whether the text has given the run's vocabularies here already, so that its corpora serve."""
+        try:
+            if not stage.is_done():
+                return False
+            return self._own_key == " ".join(one.fingerprint for one in load_vocabularies(stage.folder))
+        except (ValueError, LookupError, TypeError, OSError, RuntimeError):  # damaged, and not needed
+            return False
 
     def run(self) -> "Prepared":
         """Build the stages that are not done, and open them all."""
         stages = self.stages()
-        stages["vocabulary"].run(self._build_vocabulary)
-        src_vocabulary, tgt_vocabulary = load_vocabularies(stages["vocabulary"].folder)
+        if self.own is None:
+            stages["vocabulary"].run(self._build_vocabulary)
+        src_vocabulary, tgt_vocabulary = self.own or load_vocabularies(stages["vocabulary"].folder)
         for split in SPLITS:
             stages[split].run(
                 lambda folder, split=split: write_corpus(  # type: ignore[misc]

@@ -71,6 +71,7 @@ class TranslationData(pl.LightningDataModule):
     tokenize: how sentence BLEU between candidates splits text into words (`mple.bleu.TOKENIZERS`); by the
         target language `language(tgt_lang).sentence_tokenizer`.
     num_workers: processes that make batches; 0 makes them in the training process.
+    vocabularies: those of source and target that a finished run has; None takes those of the text.
 
     Raises:
         UserError: a number is out of range, or a candidate has no folder.
@@ -90,6 +91,7 @@ class TranslationData(pl.LightningDataModule):
         *,
         tokenize: str,
         num_workers: int = 0,
+        vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ):
         super().__init__()
         whole("accumulate", accumulate, 1, unit="micro-batches")
@@ -99,7 +101,7 @@ class TranslationData(pl.LightningDataModule):
             raise UserError(
                 f"max_tokens must be at least data.max_length + 1 = {max_length + 1}; got {max_tokens}"
             )
-        self.preparation = Preparation(source, Path(root), vocabulary, max_length)
+        self.preparation = Preparation(source, Path(root), vocabulary, max_length, vocabularies)
         self.max_tokens, self.accumulate, self.seed, self.num_workers = (
             max_tokens,
             accumulate,

@@ -14,13 +14,13 @@ import logging
 import random
 from bisect import bisect
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
 from mple.checks import UserError, one_of, seed, share
-from mple.data.text import Pair, Source
+from mple.data.text import Pair, Source, changed, differing
 from mple.language import Language, language
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,15 @@ class Synthetic:
         return self.text.size(split)
 
     def inputs(self) -> dict[str, str]:
+        return self.text.inputs() | self._own_inputs()
+
+    def changed(self, made: Mapping[str, str]) -> list[str]:
+        """See `mple.data.text.changed`."""
+        own = self._own_inputs()
+        of_text = {key: value for key, value in made.items() if key not in own}
+        return changed(self.text, of_text) + differing(own, {key: made[key] for key in own if key in made})
+
+    def _own_inputs(self) -> dict[str, str]:
         settings = {name: str(getattr(self, name)) for name in ("count", "draw", "may_repeat", "seed")}
         settings |= {name: str(float(getattr(self, name))) for name in ("replace", "drop")}  # 0 is 0.0
         # A digest of what it makes of a fixed sentence, so that another version of the code is other data.
@@ -119,7 +128,7 @@ class Synthetic:
             for k in range(100)
         ]
         digest = hashlib.sha256(str(made).encode()).hexdigest()
-        return self.text.inputs() | settings | {"synthetic": digest}
+        return settings | {"synthetic": digest}
 
     def _corrupted(self, split: str, counts: Counter[str]) -> Iterator[tuple[int, str, str]]:
         one_of("split", split, ("train", "valid", "test"))

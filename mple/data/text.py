@@ -56,7 +56,21 @@ class Source(Protocol):
         """Number of pairs if it is cheap to know: for progress bars."""
 
     def inputs(self) -> dict[str, str]:
-        """What identifies the raw data, by content: for the manifests of the stages."""
+        """What identifies the raw data, by content and role: for stages and runs.
+
+        A source that an older version recorded in another form has a method `changed(made)`, too.
+        """
+
+
+def changed(source: Source, made: Mapping[str, str]) -> list[str]:
+    """Which of the raw data differ from `made`, the `inputs` that this or an older version recorded."""
+    own = getattr(source, "changed", None)
+    return differing(source.inputs(), made) if own is None else own(made)
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The keys with different values, in order."""
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
 
 
 @dataclass(frozen=True)
@@ -95,8 +109,35 @@ class LineFiles:
         return _count_lines(self._paths(split)[0])
 
     def inputs(self) -> dict[str, str]:
-        files = [path for split in SPLITS for path in self._paths(split)]
-        return {path.name: file_sha256(path) for path in files}
+        """The content of every file, unpacked, by split and side: another name or folder is no other data."""
+        return {role: content_sha256(path) for role, path in self._roles().items()}
+
+    def changed(self, made: Mapping[str, str]) -> list[str]:
+        """The files that differ, by name. Version 0.1 recorded them by name, too, and as they were packed: of
+        several with one name the last, and of one that was unpacked since then nothing is known."""
+        roles = self._roles()
+        if any(role in made for role in roles):
+            root = _existing_folder(self.root)
+            names = {role: str(path.relative_to(root)) for role, path in roles.items()}
+            return list(dict.fromkeys(names.get(role, role) for role in differing(self.inputs(), made)))
+        recorded = {}
+        for path in roles.values():
+            name = path.name.removesuffix(".gz")
+            if f"{name}.gz" not in made:
+                recorded[name] = content_sha256(path)
+            elif path.suffix == ".gz":
+                recorded[path.name] = file_sha256(path)
+            else:
+                recorded[f"{name}.gz"] = made[f"{name}.gz"]
+        return differing(recorded, made)
+
+    def _roles(self) -> dict[str, Path]:
+        sides = ("source", "target")
+        return {
+            f"{split} {side}": path
+            for split in SPLITS
+            for side, path in zip(sides, self._paths(split), strict=True)
+        }
 
     def _paths(self, split: str) -> tuple[Path, Path]:
         one_of("split", split, SPLITS)
@@ -146,9 +187,9 @@ class TsvFile:
     @cached_property
     def _file(self) -> Path:
         pair = (self.src_lang, self.tgt_lang)
-        if self.path is None or not Path(self.path).is_dir():
+        if self.path is None or not Path(self.path).expanduser().is_dir():
             return _existing_file(self.path)
-        root = Path(self.path)
+        root = Path(self.path).expanduser()
         names = [f"{a}-{b}.tsv{end}" for a, b in (pair, pair[::-1]) for end in ("", ".gz")]
         for name in names:
             if (root / name).is_file():
@@ -337,6 +378,11 @@ class HubDataset:
         files = sorted(path for path in root.rglob("*") if path.is_file())
         return settings | {str(path.relative_to(root)): file_sha256(path) for path in files}
 
+    def changed(self, made: Mapping[str, str]) -> list[str]:
+        """See `changed`."""
+        plain = self._plain_files()
+        return differing(self.inputs(), made) if plain is None else plain.changed(made)
+
     def _plain_files(self) -> LineFiles | None:
         if self.root is None:
             return None
@@ -351,7 +397,7 @@ class HubDataset:
 
         try:
             return datasets.load_dataset(
-                self.root or self.name,
+                str(_existing_folder(self.root)) if self.root else self.name,
                 self.config,
                 split=self.splits[split],
                 data_dir=self.data_dir,
@@ -417,10 +463,31 @@ def file_sha256(path: Path) -> str:
     return _file_sha256(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
+def content_sha256(path: Path) -> str:
+    """The same of what is in a `.gz`: packed or not, the same text has the same hash.
+
+    Raises:
+        UserError: the file is not gzip though its name says so.
+    """
+    status = path.stat()
+    return _file_sha256(path.resolve(), status.st_size, status.st_mtime_ns, path.suffix == ".gz")
+
+
 @lru_cache(maxsize=1024)
-def _file_sha256(path: Path, size: int, mtime: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _file_sha256(path: Path, size: int, mtime: int, is_packed: bool = False) -> str:
+    digest = hashlib.sha256()
+    with gzip.open(path) if is_packed else open(path, "rb") as file, _whole_gzip(path):
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _whole_gzip(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} must be a whole gzip file; got: {error}") from None
 
 
 def _hash(text: str) -> int:
@@ -438,7 +505,7 @@ def lines_of(path: Path) -> Iterator[str]:
         UserError: a line is not UTF-8 or longer than any sentence (a small `.gz` can hold one that fills the
             memory), or the file is not gzip though its name ends so.
     """
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file, _whole_gzip(path):
         try:
             for number in itertools.count(1):
                 line = file.readline(MOST_LINE_BYTES + 1)
@@ -454,8 +521,6 @@ def lines_of(path: Path) -> Iterator[str]:
                 f"{path}, line {number} must be UTF-8; got byte 0x{error.object[error.start]:02x} "
                 f"as byte {error.start + 1} of the line"
             ) from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path} must be a whole gzip file; got: {error}") from None
 
 
 def _count_lines(path: Path) -> int:
@@ -472,14 +537,14 @@ def _count_lines(path: Path) -> int:
 
 
 def _existing_folder(root: str | None) -> Path:
-    if root is None or not Path(root).is_dir():
+    if root is None or not Path(root).expanduser().is_dir():
         raise UserError(f"data.root must be an existing folder (data.root=FOLDER); got {_said(root)}")
-    return Path(root)
+    return Path(root).expanduser()
 
 
 def _existing_file(path: str | None) -> Path:
-    if path is None or not Path(path).is_file():
-        parent = None if path is None else Path(path).parent
+    if path is None or not Path(path).expanduser().is_file():
+        parent = None if path is None else Path(path).expanduser().parent
         there = (
             ""
             if parent is None
@@ -488,11 +553,14 @@ def _existing_file(path: str | None) -> Path:
             else f" (no {parent})"
         )
         raise UserError(f"data.root must be an existing folder or file; got {_said(path)}{there}")
-    return Path(path)
+    return Path(path).expanduser()
 
 
 def _said(value: str | None) -> str:
-    return "none" if value is None else repr(value)
+    if value is None:
+        return "none"
+    is_relative = not Path(value).expanduser().is_absolute()
+    return repr(value) + (f" (in {Path.cwd()})" if is_relative else "")
 
 
 def _listing(folder: Path) -> str:

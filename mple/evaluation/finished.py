@@ -10,23 +10,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from mple import start
 from mple.checks import UserError
+from mple.command import override
 from mple.data.datamodule import TranslationData
+from mple.data.text import Source
 from mple.decoding.input_sampling import InputSampling
 from mple.estimator.target_distortion import BETA
 from mple.foreign import read_config, stored_overrides
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
+from mple.run import MadeFrom
 from mple.settings import composed
 from mple.trained import (
+    VOCABULARY,
     device_of,
     find_input_predictor,
     load_input_distribution,
     read_json,
+    vocabularies,
 )
 from mple.types import Batch
 
 NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
+_REMEDY = "it can be measured only on those (data.root=FOLDER names the place of files that were moved)"
 
 
 class Finished:
@@ -39,8 +45,10 @@ class Finished:
         UserError: the folder holds no finished run, or several.
     """
 
-    def __init__(self, folder: Path, device: str | None = None, key: str = "run") -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, device: str | None = None, key: str = "run", root: str | None = None
+    ) -> None:
+        self.folder, self.root = folder, root
         missing = [name for name in NEEDED if not (folder / name).exists()]
         if missing:
             raise UserError(
@@ -51,8 +59,13 @@ class Finished:
         self.notes: list[str] = []
 
     @staticmethod
-    def open(path: str | Path, device: str | None = None, key: str = "run") -> "Finished":
-        """The run in `path`, or the only finished one below it. `key`: the setting that errors name."""
+    def open(
+        path: str | Path | None, device: str | None = None, key: str = "run", root: str | None = None
+    ) -> "Finished":
+        """The run in `path`, or the only finished one below it.
+
+        key: the setting that errors name. root: where its raw data are now; None: where they were.
+        """
         if not isinstance(path, str | Path):
             came = "none" if path is None else repr(path)
             raise UserError(f"{key} must be the folder of a finished run ({key}=outputs/...); got {came}")
@@ -60,26 +73,32 @@ class Finished:
         if not path.is_dir():
             raise UserError(f"{key} must be the folder of a finished run; there is no folder {path}")
         if (path / "config.yaml").exists():
-            return Finished(path, device, key)
+            return Finished(path, device, key, root)
         found = sorted(file.parent for file in path.rglob("metrics.json"))
         if len(found) != 1:
             names = ": " + ", ".join(map(str, found[:5])) if found else ""
             raise UserError(f"{key} must be the folder of one finished run; {path} holds {len(found)}{names}")
-        return Finished(found[0], device, key)
+        return Finished(found[0], device, key, root)
 
     @cached_property
     def job(self) -> Job:
-        command = read_json(self.folder / "run.json", "command")["command"]
-        overrides = stored_overrides(command, self.folder / "run.json")
         own = read_config(self.folder / "config.yaml")
-        here = [f"outputs={self._outputs(own)}"]
-        overrides = [o for o in overrides if not o.startswith("outputs=")] + here
+        outputs = self._outputs(own)
+        overrides = stored_overrides(self._ran["command"], self.folder / "run.json")
+        overrides = [o for o in overrides if not o.startswith("outputs=")] + [override("outputs", outputs)]
         today: Any = OmegaConf.to_container(composed("train", overrides), resolve=False)
         if isinstance(own.get("data"), dict) and own["data"].get("vocabulary") is not None:
             today["data"]["vocabulary"] = {}  # as it was learned: what the run's own does not set was not set
-        cfg = OmegaConf.merge(today, own, OmegaConf.from_dotlist(here))
+        cfg = OmegaConf.merge(today, own)
         assert isinstance(cfg, DictConfig)
+        cfg.outputs = outputs
+        cfg.start = None  # the run's own weights take the place of those that it started from
+        self._find_raw_data(cfg)
         return Job(cfg, overrides, foreign=self.folder)
+
+    @cached_property
+    def _ran(self) -> dict[str, Any]:
+        return read_json(self.folder / "run.json", "command")
 
     def _outputs(self, own: dict[str, Any]) -> str:
         """The folder of data and teachers: that which holds the run, wherever it has been moved. For a run
@@ -87,13 +106,38 @@ class Finished:
         configuration names it. Else the default: a folder from elsewhere must not choose where folders are
         made.
         """
-        folder = self.folder.resolve()
-        if (folder.parent.name, folder.name) == (self.metrics["key"], f"seed{self.metrics['seed']}"):
-            return str(folder.parents[3])
+        for folder in (self.folder.resolve(), self.folder.absolute()):
+            if (folder.parent.name, folder.name) == (self.metrics["key"], f"seed{self.metrics['seed']}"):
+                return str(folder.parents[3])
         data, named = own.get("data"), own.get("outputs")
         name = data.get("name") if isinstance(data, dict) else None
-        places = [*folder.parents, *([Path(named)] if isinstance(named, str) else [])]
+        places = list(self.folder.resolve().parents)
+        places += [Path(self._place(named))] if isinstance(named, str) else []
         return next((str(place) for place in places if (place / "data" / str(name)).is_dir()), "outputs")
+
+    def _place(self, path: str) -> str:
+        """A path of the run's command: a relative one is tried where the command was run."""
+        there = Path(str(self._ran.get("folder", "."))) / path
+        return str(there) if there.exists() else path
+
+    def _find_raw_data(self, cfg: DictConfig) -> None:
+        """Let the source of `cfg` read where the raw data are now."""
+        was = OmegaConf.select(cfg, "data.root")
+        if was is None:
+            if self.root is not None:
+                raise UserError(
+                    f"data.root must be null for {self.name}, whose data are in no folder; got {self.root}"
+                )
+            return
+        cfg.data.root = self._place(str(was)) if self.root is None else self.root
+        todo = [cfg.data.source]
+        while todo:
+            node = todo.pop()
+            for key, value in node.items():
+                if isinstance(value, DictConfig):
+                    todo.append(value)
+                elif key in ("root", "path") and value == was:
+                    node[key] = cfg.data.root
 
     def note(self, text: str) -> None:
         """Say what a number does not, such as its references; the report of an evaluation keeps it."""
@@ -111,12 +155,44 @@ class Finished:
 
     @cached_property
     def data(self) -> TranslationData:
+        return self.prepared()
+
+    @property
+    def source(self) -> Source:
+        """The run's raw data, once they have been compared with what it was made from."""
+        return self.data.preparation.source
+
+    def prepared(self, seed: int = 0, max_tokens: int | None = None) -> TranslationData:
+        """The run's data in its own vocabularies.
+
+        seed: of the order of training. max_tokens: of a batch; None takes the run's.
+
+        Raises:
+            UserError: the data are not those that the run was made from.
+        """
         job = self.job
+        self.check_raw_data()
         distilled = {name: teacher.distilled_folder() for name, teacher in job.teachers().items()}
         ready = all((folder / "valid" / "distilled.json").exists() for folder in distilled.values())
-        data = job.data(0, job.candidates if ready else (), distilled if ready else None)
+        own = vocabularies(self.folder)[:2] if (self.folder / VOCABULARY).exists() else None
+        candidates = job.candidates if ready else ()
+        data = job.data(seed, candidates, distilled if ready else None, max_tokens, own)
         data.setup()
+        if (made := MadeFrom.read(self.folder)) is not None:
+            made.check_prepared(data, self.folder, _REMEDY)
         return data
+
+    def check_raw_data(self, may_be_gone: bool = False) -> None:
+        """
+        Raises:
+            UserError: the raw data are not those that the run was made from.
+        """
+        if (made := MadeFrom.read(self.folder)) is not None:
+            made.check_source(self.job.source, self.folder, _REMEDY, may_be_gone)
+
+    def other(self, path: str | Path | None, key: str) -> "Finished":
+        """Another run that a measure takes too, on the same device; its raw data are where this run's are."""
+        return Finished.open(path, str(self.device), key, self.root)
 
     @cached_property
     def module(self) -> UpdateModule:

@@ -354,7 +354,7 @@ class Latency:
                     systems, plan, self.repeats, self.warmup, label=f"batches of {size}"
                 )
                 said = said or found
-        scorer = BleuScorer(references, run.job.source.tgt_lang, run.job.dash_splits)
+        scorer = BleuScorer(references, run.source.tgt_lang, run.job.dash_splits)
         bleu = {}
         for name, tokens in said.items():
             texts = nat.tgt_vocabulary.decode_all([tokens[row] for row in range(len(references))])

@@ -108,7 +108,7 @@ class Ott2018:
                 f"of its {len(wanted)} (that begin with {wanted[0][:60]!r}; those of the file with "
                 f"{self._sentences[0].source[:60]!r})"
             )
-        leaked = check_leak(sources, (src for _, src, _ in run.job.source.pairs("train")), self.allow_leak)
+        leaked = check_leak(sources, (src for _, src, _ in run.source.pairs("train")), self.allow_leak)
         note = f"{self._file.name} has {found} of {len(wanted)} sources"
         note += f", {leaked} leaked sources" if leaked else ""
         if self.near_copy is None:

@@ -53,7 +53,7 @@ class Known:
     """
 
     def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
-        source: Any = run.job.source
+        source: Any = run.source
         _, sources, references = run.data.text(split)
         tokenize = run.data.tokenize
         if (grammar := getattr(source, "grammar", None)) is not None:
@@ -104,7 +104,7 @@ class Files:
         return {f"sha256 of file {k}": file_sha256(Path(path)) for k, path in enumerate(self.paths, 1)}
 
     def similarity(self, run: Finished, split: str, targets: Sequence[str]) -> Similarity:
-        source: Any = run.job.source
+        source: Any = run.source
         if hasattr(source, "references") or hasattr(source, "grammar"):
             raise UserError(
                 f"estimator/references=files is for data in files that go line by line; "

@@ -45,7 +45,7 @@ class TotalCorrelation:
             raise UserError(
                 "estimator.at must name the folder of an autoregressive run on the same data; got none"
             )
-        other = Finished.open(self.at, str(run.device))
+        other = run.other(self.at, "estimator.at")
         if not isinstance(run.module, NonAutoregressive) or not isinstance(
             other.module, AutoregressiveModule
         ):
