@@ -12,7 +12,6 @@ deviation (n − 1) over seeds, no deviation for a single seed. Written to `outp
 
 import argparse
 import csv
-import json
 import math
 import re
 import statistics
@@ -27,6 +26,7 @@ from rich import box
 from rich.table import Table
 
 from mple.checks import UserError
+from mple.files import read_json
 from mple.plain import PlainConsole, code, one_line, sheet
 from mple.plain import markdown as escaped
 
@@ -81,12 +81,7 @@ class Run:
         Raises:
             UserError: not a JSON object, or an entry is missing or of the wrong type.
         """
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} must be JSON; got: {error}") from error
-        if not isinstance(entries, dict):
-            raise UserError(f"{path} must be a JSON object; got {type(entries).__name__}")
+        entries = read_json(path)
         for name, kind in REQUIRED.items():
             if not isinstance(entries.get(name), kind):
                 raise UserError(f"{path}: {name} must be of type {kind.__name__}; got {entries.get(name)!r}")

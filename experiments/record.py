@@ -21,6 +21,7 @@ from pathlib import Path
 
 from experiments.paper_items.runs import COUNTS, Finished, Library, Study, is_same, write_sentence_counts
 from mple.checks import UserError
+from mple.files import read_json, write_text
 from mple.plain import one_line
 
 RECORDS = Path("experiments/results/runs")
@@ -36,7 +37,7 @@ def record(run: Finished, to: Path) -> Path | None:
     """
     folder = to.joinpath(*run.folder.parts[-4:])
     path = folder / "metrics.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    old = read_json(path) if path.exists() else None
     if old is not None and not is_same(old, run.record):
         if run.record.get("date", "") < old.get("date", ""):
             return None
@@ -45,13 +46,13 @@ def record(run: Finished, to: Path) -> Path | None:
         for path in sorted(run.folder.glob(pattern)):
             copy = folder / path.relative_to(run.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            text = path.read_text(encoding="utf-8")
+            text = json.dumps(read_json(path), indent=2) + "\n"
             # Where data and outputs lie on this machine is nobody's business.
             for name, word in (("data.root", "FOLDER"), ("outputs", "outputs")):
                 place = run.override(name)
                 if place is not None and Path(place).is_absolute():
                     text = re.sub(rf"{re.escape(place.rstrip('/'))}(?![\w.-])", word, text)
-            copy.write_text(text, encoding="utf-8")
+            write_text(copy, text)
     if not (folder / COUNTS).exists():
         write_sentence_counts(folder / COUNTS, run)
     return folder

@@ -1,6 +1,5 @@
 """What watches a training run: checkpoints that survive a kill at any moment, and progress with time left."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,13 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mple import checks
-from mple.data.stage import disk_may_fill
+from mple import checks, files
+from mple.checks import UserError
 from mple.plain import PlainConsole, plain
 from mple.training import signals
 
 AT_LEAST = 0.8
 """Least validation BLEU of a checkpoint that is averaged, as a share of the best one's."""
-
-
-def write_whole(value: object, path: Path) -> None:
-    """`torch.save` that leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with disk_may_fill(path):
-        try:
-            with open(temporary, "wb") as file:  # a path is written by C++, which does not say why it fails
-                torch.save(value, file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class Checkpoints(pl.Callback):
@@ -64,7 +51,7 @@ class Checkpoints(pl.Callback):
         self.best, dropped = entries[: self.keep], entries[self.keep :]
         if trainer.is_global_zero and (value, update) in self.best:
             self.path(update).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(module.state_dict(), self.path(update))
+            files.write_whole(module.state_dict(), self.path(update))
         self._save_last(trainer)
         if trainer.is_global_zero:
             for _, old in dropped:
@@ -91,15 +78,29 @@ class Checkpoints(pl.Callback):
         signals.release(and_raise=False)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
-        temporary = self.folder / ".last.ckpt.partial"
-        with disk_may_fill(self.last):
-            try:
-                trainer.save_checkpoint(temporary)  # all processes take part, one writes
-                if trainer.is_global_zero:
-                    os.replace(temporary, self.last)
-            finally:
-                if trainer.is_global_zero:
-                    temporary.unlink(missing_ok=True)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.last)  # all processes take part, the first writes
+            return
+        with files.whole(self.last) as temporary:
+            trainer.save_checkpoint(temporary)
+            files.seal(temporary)
+
+    def resume_point(self) -> dict[str, Any] | None:
+        """The checkpoint to resume from, None without one; and whether what it refers to is still there: no
+        run is to train to its end and fail then.
+
+        Raises:
+            UserError: `last.ckpt`, or one of the best checkpoints that it names, is damaged or missing.
+        """
+        if not self.last.exists():
+            return None
+        remedy = f"copy it again from where it is whole, or delete {self.last} to train from the start"
+        state: Any = files.read_tensors(self.last, "a checkpoint", remedy)
+        if not isinstance(state, dict) or not {"global_step", "state_dict", "callbacks"} <= state.keys():
+            raise UserError(f"{self.last} must hold a checkpoint; it holds something else: {remedy}")
+        for _, update in state["callbacks"].get(self.state_key, {"best": []})["best"]:
+            files.check_tensors(self.path(int(update)), "the weights of a validation", remedy)
+        return state
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": [list(entry) for entry in self.best]}
@@ -123,11 +124,7 @@ class Checkpoints(pl.Callback):
 
         Source: App. G of the paper (best 5 by validation BLEU), which has no need to leave any out.
         """
-        states = [
-            torch.load(self.path(update), map_location="cpu", weights_only=True)
-            for _, update in self.averaged
-        ]
-        return average_states(states)
+        return average_states([files.read_tensors(self.path(update)) for _, update in self.averaged])
 
     def warning(self, value: float, margin: float = 1.0) -> str | None:
         """What to say where the mean, with its `value`, is worse than the best one by more than `margin`."""

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from mple import checks
 from mple.checks import UserError
 from mple.command import guarded
-from mple.data.stage import disk_may_fill
 from mple.data.vocabulary import Vocabulary
+from mple.files import disk_may_fill
 from mple.foreign import copy_folder
 from mple.model.autoregressive import Autoregressive
 from mple.model.transformer import Embedding, Size

@@ -1,6 +1,5 @@
 """The second door: makes an evaluation and a decoding of a configuration, and keeps what was measured."""
 
-import json
 import shlex
 from typing import Any
 
@@ -10,8 +9,9 @@ from rich.table import Table
 
 from mple.checks import UserError
 from mple.evaluation.finished import Finished
+from mple.files import write_json
 from mple.launch import console
-from mple.run import key_of, provenance, write_text
+from mple.run import key_of, provenance
 from mple.settings import check_arguments
 
 
@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     report |= {"notes": run.notes} if run.notes else {}
     path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"
     path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(report, indent=2) + "\n")
+    write_json(path, report)
     if not getattr(evaluation, "is_shown", False):
         show(f"{name}: {run.name}", found)
     console.print(f"in {path}")

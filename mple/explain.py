@@ -22,8 +22,8 @@ from typing import Any
 from mple.checks import UserError
 from mple.command import guarded
 from mple.explanation import Explanation, explain
+from mple.files import write_text
 from mple.plain import plain
-from mple.run import write_text
 from mple.trained import load
 
 TEMPLATE = "explain.html.jinja"

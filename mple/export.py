@@ -8,8 +8,6 @@
 README.md and, of a NAT, encoder.onnx and decoder.onnx. `python translate.py run=my_model` translates with it.
 """
 
-import hashlib
-import json
 import stat
 import sys
 import tempfile
@@ -24,13 +22,12 @@ from torch import Tensor, nn
 from mple import onnx_graphs
 from mple.checks import UserError
 from mple.command import guarded
-from mple.data.stage import disk_may_fill
+from mple.files import checksums, disk_may_fill, read_json, write_json, write_yaml
 from mple.foreign import copy_folder
 from mple.model.nat import NAT
 from mple.model_card import model_card, without_places
-from mple.trained import CONFIG, EXPORTED_WEIGHTS, METRICS, VOCABULARY, Trained, load
+from mple.trained import CONFIG, EXPORTED_WEIGHTS, MARK, METRICS, VOCABULARY, Trained, load
 
-MARK = "export.json"
 _FORMAT = 1
 _OF_THE_MACHINE = ("outputs", "logger", "trainer", "hydra", "start")
 _PLACES = ("root", "path")
@@ -75,21 +72,23 @@ def _write(
 ) -> None:
     weights = distinct(trained.model)
     safetensors.torch.save_file(weights, to / EXPORTED_WEIGHTS, metadata={"format": "pt"})
-    OmegaConf.save(OmegaConf.create(_public(trained.config)), to / CONFIG)
+    write_yaml(to / CONFIG, OmegaConf.to_yaml(OmegaConf.create(_public(trained.config))))
     # safetensors writes for oneself alone.
     (to / EXPORTED_WEIGHTS).chmod(stat.S_IMODE((to / CONFIG).stat().st_mode))
     copy_folder(trained.folder / VOCABULARY, to / VOCABULARY)
     metrics = metrics | {"command": without_places(metrics["command"])}
-    (to / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
+    write_json(to / METRICS, metrics)
     graphs = onnx and _write_graphs(trained, to, notes)
     (to / "README.md").write_text(model_card(trained, metrics, graphs))
-    digest = hashlib.sha256((to / EXPORTED_WEIGHTS).read_bytes()).hexdigest()
-    mark = {"format": _FORMAT, "run": identity, "weights_sha256": digest}
+    sums = checksums(to)
+    del sums["README.md"]  # the model card is for its reader to complete
+    digest = sums[EXPORTED_WEIGHTS]["sha256"]
+    mark = {"format": _FORMAT, "run": identity, "weights_sha256": digest, "files": sums}
     mark["vocabularies"] = {
         "src": trained.src_vocabulary.fingerprint,
         "tgt": trained.tgt_vocabulary.fingerprint,
     }
-    (to / MARK).write_text(json.dumps(mark, indent=2) + "\n")
+    write_json(to / MARK, mark)
 
 
 def _write_graphs(trained: Trained, to: Path, notes: list[str]) -> bool:
@@ -134,8 +133,8 @@ def _public(value: Any, is_top: bool = True) -> Any:
 
 def _mark(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / MARK).read_text())
-    except (OSError, ValueError):
+        return read_json(folder / MARK, "run")
+    except UserError:
         return None
 
 

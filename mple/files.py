@@ -31,6 +31,10 @@ from mple.checks import UserError
 COPY_AGAIN = "copy it again from where it is whole"
 """What to do about a damaged file that nothing here can make again."""
 
+_NOT_READ = (
+    "{path} must hold {what} and nothing else; it is damaged or cannot be read as such, and it was not "
+    "executed: {remedy}"
+)
 _SUFFIX = ".partial"
 _OLD_SECONDS = 24 * 3600
 _TICK_NANOSECONDS = 2_000_000_000
@@ -86,15 +90,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json_text(value))
 
 
-def json_text(value: Mapping[str, Any]) -> str:
-    """The text of a JSON object with its checksum as the last key.
+def json_text(value: Mapping[str, Any], is_ascii: bool = True) -> str:
+    """The text of a JSON object with its checksum as the last key. `is_ascii`: with other letters escaped.
 
     Raises:
         ValueError: the object is empty or has such a key.
     """
     if not value or "checksum" in value:
         raise ValueError(f"a JSON file with a checksum needs another key than that; got {value}")
-    text = json.dumps(value, indent=2).removesuffix("\n}")
+    text = json.dumps(value, indent=2, ensure_ascii=is_ascii).removesuffix("\n}")
     return f'{text},\n  "checksum": "sha256:{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
 
 
@@ -258,27 +262,34 @@ def read_tensors(path: Path, what: str = "weights", remedy: str = COPY_AGAIN) ->
     """
     import torch
 
+    check_tensors(path, what, remedy)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no common class for what may be wrong
+        raise UserError(_NOT_READ.format(path=path, what=what, remedy=remedy)) from error
+
+
+def check_tensors(path: Path, what: str = "weights", remedy: str = COPY_AGAIN) -> None:
+    """Whether `read_tensors` could read the file, as far as its checksum tells.
+
+    Raises:
+        UserError: there is no such file, or it is damaged; with the `remedy`.
+    """
     try:
         with open(path, "rb") as file:
-            _check_archive(path, file, remedy)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+            if not _is_intact(path, file):
+                raise UserError(_NOT_READ.format(path=path, what=what, remedy=remedy))
     except FileNotFoundError as error:
         raise UserError(f"{path} must hold {what}; there is no such file: {remedy}") from error
-    except Exception as error:  # torch has no common class for what may be wrong
-        raise UserError(
-            f"{path} must hold {what} and nothing else; it cannot be read as such, and it was not executed: "
-            f"{remedy}"
-        ) from error
+    except OSError as error:
+        raise UserError(f"{path} must hold {what}; it cannot be read ({error.strerror}): {remedy}") from error
 
 
-def _check_archive(path: Path, file: BinaryIO, remedy: str) -> None:
+def _is_intact(path: Path, file: BinaryIO) -> bool:
     """Compare an archive of `torch.save` with its own checksum; an older one with the CRC of its entries."""
     state = _state(file.fileno())
     if _intact.get(path) == state:
-        return
+        return True
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _ZIP_COMMENT))
     comment = file.read()
@@ -293,18 +304,18 @@ def _check_archive(path: Path, file: BinaryIO, remedy: str) -> None:
         except Exception:  # zipfile has no common class either for what may be wrong
             is_whole = False
     else:
-        return  # `torch.load` refuses what is none
-    if not is_whole:
-        raise UserError(f"{path} is damaged (its checksum differs): {remedy}")
-    _remember(path, state)
+        is_whole = False
+    if is_whole:
+        _remember(path, state)
+    return is_whole
 
 
-def checksums(folder: Path, without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 of every file in a folder, by its path there, but for those `without`."""
+def checksums(folder: Path, of: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of every file in a folder, or `of` some, by its path there."""
     sums = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in without:
+        if path.is_file() and (of is None or name in of):
             with open(path, "rb") as file:
                 sums[name] = {
                     "bytes": os.fstat(file.fileno()).st_size,

@@ -11,24 +11,22 @@ RUN/input_predictor/<key>/
 RUN is enough to use it (`mple.trained.load_input_distribution`): NATRUN may go.
 """
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mple import checks, start
-from mple.callbacks import Checkpoints, ShowProgress, write_whole
+from mple import checks
+from mple.callbacks import Checkpoints, ShowProgress
 from mple.checks import UserError
 from mple.command import INPUT_PREDICTOR_WORD
-from mple.data.stage import disk_may_fill
 from mple.data.text import file_sha256
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
+from mple.files import disk_may_fill, read_json, write_json, write_whole, write_yaml
 from mple.launch import console, precision_of
 from mple.model.nat import NAT
 from mple.modules.input_predictor import InputPredictor
@@ -36,7 +34,7 @@ from mple.modules.non_autoregressive import NonAutoregressive
 from mple.optimizer import Adam
 from mple.processes import alone, is_first
 from mple.proxy_target import AlignedTarget
-from mple.run import key_of, provenance, write_text
+from mple.run import key_of, provenance, read_weights
 from mple.settings import check_arguments
 from mple.tracking import RunLog
 from mple.trained import (
@@ -157,7 +155,7 @@ class PredictorJob:
             self.run.check_raw_data(may_be_gone=True)
             find_input_predictor(self.run.folder, self.folder.name)
             console.print(f"finished already: {self.folder}")
-            return json.loads(self.results.read_text())
+            return read_json(self.results, "valid", remedy=f"delete {self.folder} to train it again")
         data = self.data()  # what is wrong with it is said before anything is made
         with alone({self.folder: f"the input predictor of {self.run.name}"}):
             return self._make(data)
@@ -165,14 +163,14 @@ class PredictorJob:
     def _make(self, data: Any) -> dict[str, Any]:
         if self.results.exists():
             console.print(f"finished meanwhile: {self.folder}")
-            return json.loads(self.results.read_text())
+            return read_json(self.results, "valid", remedy=f"delete {self.folder} to train it again")
         run, updates = self.run, self.settings["updates"]
         console.print(f"input predictor of {run.name}, P(t|X) of {self.vanilla.name}, {updates:,} updates")
         module = self.module()
         if is_first():
             self._keep()
         checkpoints = Checkpoints(self.folder, "valid/mask_log_prob_bits_per_token", keep=1)
-        resume = self._resume_point()
+        resume = self._resume_point(checkpoints)
         logger = RunLog(self.folder, resume_from=resume)
         callbacks = [checkpoints, ShowProgress(f"input predictor of {run.metrics['experiment']}", updates)]
         trainer = trainer_of(
@@ -192,7 +190,7 @@ class PredictorJob:
         results = self._results(module, checkpoints.best[0][1])
         if trainer.is_global_zero:
             write_whole(best, self.folder / MASK_PREDICTOR_WEIGHTS)
-            write_text(self.results, json.dumps(results, indent=2) + "\n")
+            write_json(self.results, results)
         trainer.strategy.barrier()
         logger.finalize("success")
         nll = results["valid"]["mask_nll_bits_per_token"]
@@ -240,17 +238,16 @@ class PredictorJob:
         """The folder, the settings, and the vanilla NAT, so that it need not be found again."""
         with disk_may_fill(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "settings.yaml", OmegaConf.to_yaml(OmegaConf.create(self.settings)))
+        write_yaml(self.folder / "settings.yaml", OmegaConf.to_yaml(OmegaConf.create(self.settings)))
         config = OmegaConf.to_yaml(self.vanilla.job.cfg, resolve=True)
-        write_text(self.folder / VANILLA_CONFIG, config)
-        write_whole(start.read(self.vanilla.folder / "averaged.pt"), self.folder / VANILLA_WEIGHTS)
+        write_yaml(self.folder / VANILLA_CONFIG, config)
+        write_whole(read_weights(self.vanilla.folder / "averaged.pt"), self.folder / VANILLA_WEIGHTS)
 
-    def _resume_point(self) -> int:
+    def _resume_point(self, checkpoints: Checkpoints) -> int:
         """The update of last.ckpt, 0 without one."""
-        last = self.folder / "last.ckpt"
-        if not last.exists():
+        found = checkpoints.resume_point()
+        if found is None:
             return 0
-        found = torch.load(last, map_location="cpu", weights_only=True)
         console.print(f"resuming {self.folder} at update {found['global_step']}")
         return int(found["global_step"])
 

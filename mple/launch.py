@@ -35,7 +35,7 @@ from torch import nn
 import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple import checks, start
 from mple.bleu import check_tokenizer
-from mple.callbacks import Checkpoints, ShowProgress, write_whole
+from mple.callbacks import Checkpoints, ShowProgress
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.data.text import SPLITS
@@ -45,6 +45,7 @@ from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
 from mple.distill import distill
 from mple.estimator.text import TextScore
+from mple.files import write_text, write_whole
 from mple.foreign import check_name, check_targets
 from mple.language import language
 from mple.model.transformer import MOST_POSITIONS, Size
@@ -53,7 +54,7 @@ from mple.optimizer import MOST_LR, MOST_UPDATES
 from mple.plain import PlainConsole
 from mple.processes import alone, is_first, several, started_from_outside
 from mple.proxy_target import TextTarget
-from mple.run import MadeFrom, Run, provenance, write_text
+from mple.run import MadeFrom, Run, provenance
 from mple.settings import build, check_arguments, composed, resolved
 from mple.training.trainer import trainer_of
 from mple.types import SPECIAL_TOKENS
@@ -646,7 +647,7 @@ class Job:
         path = self.run.folder / "averaged.pt"
         start.check_vocabulary(path, data.src_vocabulary, data.tgt_vocabulary, "a teacher")
         module = self.module(data)
-        module.load_state_dict(start.read(path))
+        module.load_state_dict(self.run.weights())
         return module.model.eval()
 
     def fit_and_test(self, data: TranslationData) -> dict[str, Any]:
@@ -662,7 +663,7 @@ class Job:
             MadeFrom.of(data).keep(run.folder)
         module = self.module(data)
         checkpoints = Checkpoints(run.folder, "valid/tokenised_bleu", cfg.average_best)
-        resume = self._resume_point(data)
+        resume = self._resume_point(data, checkpoints)
         if resume and changed:
             console.print(f"warning: the numbers may differ in their last digits: {'; '.join(changed)}")
         loggers = [self._logger(name, node, resume) for name, node in (cfg.get("logger") or {}).items()]
@@ -685,8 +686,7 @@ class Job:
         if is_first():
             write_whole(checkpoints.average(), run.folder / "averaged.pt")
         trainer.strategy.barrier()
-        state = torch.load(run.folder / "averaged.pt", map_location="cpu", weights_only=True)
-        module.load_state_dict(state)
+        module.load_state_dict(run.weights())
         trainer.validate(module, datamodule=data, verbose=False)  # of the averaged weights, for sweeps
         if warning := checkpoints.warning(module.results[checkpoints.monitor]):
             console.print(warning)
@@ -704,11 +704,11 @@ class Job:
             wandb.finish()  # or the next job of this process would go on writing into this run
         return metrics
 
-    def _resume_point(self, data: TranslationData) -> int:
-        """The update of last.ckpt, 0 without one; refuses a checkpoint of another vocabulary."""
-        if not self.run.last.exists():
+    def _resume_point(self, data: TranslationData, checkpoints: Checkpoints) -> int:
+        """The update of last.ckpt, 0 without one; refuses one of another vocabulary."""
+        found = checkpoints.resume_point()
+        if found is None:
             return 0
-        found = torch.load(self.run.last, map_location="cpu", weights_only=True)
         key = "model.decoder.embedding.tokens.weight"
         rows = found["state_dict"][key].shape[0] if key in found["state_dict"] else len(data.tgt_vocabulary)
         if rows != len(data.tgt_vocabulary):

@@ -19,11 +19,12 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
+def locked(path: Path, what: str, waits: bool = True, is_needed: bool = True) -> Iterator[None]:
     """Holds the lock file `path`. While another process does, this one says so and waits.
 
     The kernel releases the lock when its holder dies, however it dies; the file goes with the holder. On a
-    file system that has no locks nobody waits, which is said.
+    file system that has no locks no process waits. `is_needed`: then warn, since two processes at this work
+    would disturb each other and not only do it twice.
 
     Raises:
         UserError: another process holds it, and this one is not to wait.
@@ -44,7 +45,8 @@ def locked(path: Path, what: str, waits: bool = True) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
-                log.warning("%s has no file locks: let no other job make %s meanwhile", path.parent, what)
+                if is_needed:
+                    log.warning("%s has no file locks: let no other job make %s meanwhile", path.parent, what)
             # The file may have been deleted by its last holder while this process waited: then try again.
             if _inode(path) != os.fstat(file.fileno()).st_ino:
                 continue

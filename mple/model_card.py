@@ -1,6 +1,5 @@
 """The card of an exported model: what it is, how it was made, how good it is, how to use it."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mple.files import read_json
 from mple.plain import code, markdown, one_line, pipes
 from mple.trained import Trained
 
@@ -118,11 +118,11 @@ def _results(metrics: Mapping[str, Any]) -> str:
 
 def _objective(folder: Path) -> str:
     """L̂_MPLE and its parts, as measured last."""
-    files = sorted((folder / "evaluations").glob("mple-*.json"), key=lambda path: path.stat().st_mtime)
+    reports = sorted((folder / "evaluations").glob("mple-*.json"), key=lambda path: path.stat().st_mtime)
     title = "### L_MPLE\n\n"
-    if not files:
+    if not reports:
         return title + "Not measured; `python evaluate.py run=RUN estimator=mple` does."
-    found = json.loads(files[-1].read_text(encoding="utf-8"))
+    found = read_json(reports[-1], "metrics")
     rows = [
         (
             f"`{name}`",

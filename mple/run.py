@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from mple import files
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
-from mple.data.stage import MANIFEST, disk_may_fill
+from mple.data.stage import MANIFEST
 from mple.data.text import SPLITS, Source, changed
-from mple.files import read_json, write_json
+from mple.data.vocabulary import load_vocabularies
+from mple.files import disk_may_fill, read_json, write_json, write_yaml
 from mple.foreign import copy_folder
 
 DATA = "data.json"
@@ -54,17 +57,6 @@ def key_of(config: Mapping[str, object]) -> str:
 
     own = identity({k: v for k, v in config.items() if k not in NOT_IDENTITY})
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def write_text(path: Path, text: str) -> None:
-    """The old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with disk_may_fill(path):
-        try:
-            temporary.write_text(text)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -95,10 +87,26 @@ class Run:
         return self.folder / "metrics.json"
 
     def is_finished(self) -> bool:
-        return self.metrics_file.exists()
+        """
+        Raises:
+            UserError: the results are there, but damaged.
+        """
+        return self.metrics_file.exists() and bool(self.metrics())
 
-    def metrics(self) -> dict:
-        return json.loads(self.metrics_file.read_text())
+    def metrics(self) -> dict[str, Any]:
+        remedy = "delete it, and the command of the run makes the results again, from last.ckpt"
+        return read_json(self.metrics_file, "experiment", "key", "seed", "test", remedy=remedy)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The final weights, by their names in the LightningModule.
+
+        Raises:
+            UserError: there are none, or damaged ones.
+        """
+        return read_weights(
+            self.folder / "averaged.pt",
+            f"delete it and {self.metrics_file}, and the command of the run makes both again, from last.ckpt",
+        )
 
     def start(
         self, config_yaml: str, command: str, conditions: Mapping[str, object] | None = None
@@ -110,10 +118,8 @@ class Run:
         """
         conditions = dict(conditions or {})
         before: Any = {}
-        with contextlib.suppress(OSError, ValueError):
-            before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        if not isinstance(before, dict):
-            before = {}
+        with contextlib.suppress(UserError):  # there is none, or it is damaged and written anew
+            before = read_json(self.folder / "run.json")
         changed = [
             f"{name}={value}, before {before[name]}"
             for name, value in conditions.items()
@@ -121,9 +127,9 @@ class Run:
         ]
         with disk_may_fill(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", config_yaml)
+        write_yaml(self.folder / "config.yaml", config_yaml)
         ran = provenance(command) | conditions | {"folder": str(Path.cwd())}  # of relative paths
-        write_text(self.folder / "run.json", json.dumps(ran, indent=2) + "\n")
+        write_json(self.folder / "run.json", ran)
         return changed
 
     def keep_vocabulary(self, prepared: Path) -> None:
@@ -133,7 +139,8 @@ class Run:
             UserError: the run was begun with another vocabulary, which its last checkpoint speaks.
         """
         if self.vocabulary.exists():
-            if _contents(self.vocabulary) == _contents(prepared):
+            own, new = load_vocabularies(self.vocabulary), load_vocabularies(prepared)
+            if all(one.fingerprint == other.fingerprint for one, other in zip(own, new, strict=True)):
                 return
             if self.last.exists():
                 raise UserError(
@@ -154,7 +161,7 @@ class Run:
                     raise
 
     def finish(self, metrics: Mapping[str, object]) -> None:
-        write_text(self.metrics_file, json.dumps(metrics, indent=2) + "\n")
+        write_json(self.metrics_file, metrics)
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,8 @@ class MadeFrom:
         if (folder / DATA).exists():
             recorded = read_json(folder / DATA, *(each.name for each in fields(MadeFrom)))
             return MadeFrom(**{each.name: recorded[each.name] for each in fields(MadeFrom)})
-        try:
-            manifest = json.loads((folder / "vocabulary" / MANIFEST).read_text(encoding="utf-8"))
-            return MadeFrom(manifest["inputs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        manifest = folder / "vocabulary" / MANIFEST
+        return MadeFrom(read_json(manifest, "inputs")["inputs"]) if manifest.exists() else None
 
     def keep(self, folder: Path) -> None:
         """Write `data.json`."""
@@ -239,9 +243,17 @@ class MadeFrom:
             )
 
 
-def _contents(folder: Path) -> dict[Path, bytes]:
-    """What the vocabularies in a folder are made of; not when and with which versions."""
-    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*")}
+def read_weights(path: Path, remedy: str = files.COPY_AGAIN) -> dict[str, Tensor]:
+    """The weights in a checkpoint or in a file of weights; nothing in it is ever executed.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds something else; with the `remedy`.
+    """
+    value = files.read_tensors(path, remedy=remedy)
+    weights = value.get("state_dict", value) if isinstance(value, dict) else None
+    if not weights or not all(isinstance(each, Tensor) for each in weights.values()):
+        raise UserError(f"{path} must hold weights; it holds none: {remedy}")
+    return weights
 
 
 def commit() -> str:

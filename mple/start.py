@@ -10,13 +10,12 @@ With the inverse square-root schedule nothing in a run without glancing depends 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from mple.checks import UserError
 from mple.data.vocabulary import Vocabulary, load_vocabularies
+from mple.run import read_weights
 
 TABLES = ("model.encoder.embedding.tokens.weight", "model.decoder.embedding.tokens.weight")
 
@@ -30,13 +29,9 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"start must name a file of weights (last.ckpt, averaged.pt); there is no {path}")
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"start must name a file of weights; {path} cannot be read as one") from error
-    weights = found.get("state_dict", found) if isinstance(found, dict) else None
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"start must name a file of weights; {path} holds none")
-    return weights
+        return read_weights(path)
+    except UserError as error:
+        raise UserError(f"start must name a file of weights; {error}") from error
 
 
 def entries(weights: Mapping[str, Tensor], path: Path) -> tuple[int, int]:

@@ -14,8 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from mple.data.stage import disk_may_fill
-from mple.run import write_text
+from mple.files import disk_may_fill, write_text
 
 
 class RunLog(Logger):

@@ -10,7 +10,6 @@ is looked at before anything is made of it (`mple.foreign`).
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from mple.data.vocabulary import Vocabulary, load_vocabularies
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
+from mple.files import read_json, read_tensors, verify
 from mple.foreign import check_targets, read_config
 from mple.model.autoregressive import Autoregressive
 from mple.model.input_predictor import InputDistribution, MaskPredictor
@@ -42,6 +42,7 @@ from mple.types import EOS, PAD
 CONFIG = "config.yaml"
 WEIGHTS = "averaged.pt"
 EXPORTED_WEIGHTS = "model.safetensors"
+MARK = "export.json"
 VOCABULARY = "vocabulary"
 METRICS = "metrics.json"
 INPUT_PREDICTOR = "input_predictor"
@@ -212,6 +213,7 @@ def load(folder: str | Path) -> Trained:
             parts do not fit each other, or one of them is no mere data.
     """
     found = _only_run(Path(folder))
+    _verify_export(found)
     config = _config(found / CONFIG)
     src, tgt, languages = vocabularies(found)
     path, weights = _weights(found)
@@ -229,6 +231,22 @@ def load(folder: str | Path) -> Trained:
         raise UserError(f"{found / CONFIG} must be the configuration of a run; got none: {error}") from error
     bare = Trained(found, config, model, src, tgt, languages, Beam())
     return bare.with_decoding(decoding)
+
+
+def _verify_export(folder: Path) -> None:
+    """Compare the files of an export with the checksums in its `export.json`; a run has none.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    if (folder / MARK).exists():
+        remedy = "copy the export again, or export the run again"
+        mark = read_json(folder / MARK, remedy=remedy)
+        sums = mark.get("files")
+        if sums is None and "weights_sha256" in mark:  # of an older version
+            size = (folder / EXPORTED_WEIGHTS).stat().st_size
+            sums = {EXPORTED_WEIGHTS: {"bytes": size, "sha256": mark["weights_sha256"]}}
+        verify(folder, sums or {}, remedy, may_lack=True)
 
 
 def find_input_predictor(run: Path, name: str | None = None) -> Path:
@@ -305,22 +323,6 @@ def _only_run(folder: Path) -> Path:
     return folder
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """The object in a JSON file of a run.
-
-    Raises:
-        UserError: there is none, or it lacks one of `keys`.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} must be a JSON file; it cannot be read as one: {error}") from error
-    if not isinstance(found, dict) or not set(keys) <= set(found):
-        wanted = f" with {', '.join(keys)}" if keys else ""
-        raise UserError(f"{path} must hold a JSON object{wanted}; it holds none")
-    return found
-
-
 def _config(path: Path) -> dict[str, Any]:
     config = read_config(path)
     if not {"name", "seed", "data", "size", "sizes", "module"} <= set(config):
@@ -338,16 +340,7 @@ def vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary, tuple[str, str]]
     Raises:
         UserError: they are damaged, or not there.
     """
-    for file in sorted((folder / VOCABULARY).glob("*/vocabulary.json")):
-        read_json(file, "kind")
-    try:
-        src, tgt = load_vocabularies(folder / VOCABULARY)
-    except UserError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{folder / VOCABULARY} must hold the vocabularies of a run; they cannot be read: {error}"
-        ) from error
+    src, tgt = load_vocabularies(folder / VOCABULARY)
     manifest = folder / VOCABULARY / "manifest.json"
     settings = read_json(manifest, "settings")["settings"] if manifest.exists() else {}
     if not isinstance(settings, dict):
@@ -368,12 +361,7 @@ def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The weights of a LightningModule's model, by their names in the model."""
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no common class for what may be wrong
-        raise UserError(
-            f"{path} must hold weights and nothing else; it cannot be read as such, and it was not executed"
-        ) from error
+    found: Any = read_tensors(path)
     prefix = "model."
     weights = (
         {

@@ -11,8 +11,8 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from mple.callbacks import write_whole
 from mple.data.candidates import DistilledWriter
+from mple.files import write_whole
 from mple.launch import Job
 from mple.run import MadeFrom, provenance
 from tests.fakes import _shaken

@@ -6,7 +6,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn, TrainerState
 
-from mple.callbacks import Checkpoints, write_whole
+from mple.callbacks import Checkpoints
+from mple.files import write_whole
 
 
 def best(tmp_path: Path, *values: float) -> Checkpoints:

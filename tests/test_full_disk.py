@@ -9,9 +9,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from mple.callbacks import Checkpoints, write_whole
+from mple import files
+from mple.callbacks import Checkpoints
 from mple.checks import UserError
-from mple.run import write_text
+from mple.files import write_text, write_whole
 from mple.tracking import RunLog
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
@@ -27,8 +28,9 @@ WEIGHTS = {"a": torch.zeros(200_000)}
     ],
 )
 def test_the_old_file_stays_and_nothing_else(
-    tmp_path: Path, name: str, write: Callable[[Path], None]
+    tmp_path: Path, name: str, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(files, "_private_name", lambda name: f".{name}.partial")
     (tmp_path / name).write_text("old")
     (tmp_path / f".{name}.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=rf"the disk is full: .*{name} could not be written"):
@@ -59,7 +61,10 @@ def test_the_checkpoint_to_resume_from_stays(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last.ckpt": "old"}
 
 
-def test_a_log_that_cannot_grow_says_so_and_a_failed_run_does_not_fail_again(tmp_path: Path) -> None:
+def test_a_log_that_cannot_grow_says_so_and_a_failed_run_does_not_fail_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_private_name", lambda name: f".{name}.partial")
     log = RunLog(tmp_path)
     log.log_metrics({"loss": 1.0}, 1)
     (tmp_path / "metrics.jsonl").unlink()

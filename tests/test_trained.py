@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from mple.checks import UserError
-from mple.data.vocabulary import load_vocabularies
+from mple.data.vocabulary import WordVocabulary, load_vocabularies
 from mple.model.autoregressive import Autoregressive
 from mple.run import Run
 from mple.trained import load
@@ -147,15 +147,20 @@ def test_an_empty_sentence_has_an_empty_translation(runs: dict[str, Path]) -> No
 )
 @pytest.mark.parametrize("content", [b'{"kind": ', b"\xff\xfe", b"[1]", b"{}"])
 def test_a_json_file_that_is_none_is_named(copied: Path, name: str, content: bytes) -> None:
+    if name != "vocabulary/manifest.json":
+        (copied / "vocabulary" / "manifest.json").unlink()  # it has the checksums of the others
     (copied / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name} must (be a JSON file|hold a JSON object with)") as caught:
+    with pytest.raises(UserError, match=rf"{name} must (be a JSON file|hold a JSON object)") as caught:
         load(copied)
     assert "\n" not in str(caught.value)
 
 
 def test_a_vocabulary_that_lacks_its_words_is_named(copied: Path) -> None:
     (copied / "vocabulary" / "src" / "vocabulary.json").write_text('{"kind": "words"}')
-    with pytest.raises(UserError, match=r"vocabulary must hold the vocabularies of a run"):
+    with pytest.raises(UserError, match=r"src/vocabulary\.json is damaged"):
+        load(copied)
+    (copied / "vocabulary" / "manifest.json").unlink()  # a run of an older version has no checksums
+    with pytest.raises(UserError, match=r"src must hold a vocabulary; .*vocabulary\.json cannot be read"):
         load(copied)
 
 
@@ -266,21 +271,21 @@ def test_a_run_keeps_its_vocabulary_whole_and_goes_on_with_no_other(tmp_path: Pa
     for name, folder in prepared.items():
         for side in ("src", "tgt"):
             (folder / side).mkdir(parents=True)
-            (folder / side / "vocabulary.json").write_text(name)
+            WordVocabulary([name]).save(folder / side)
         (folder / "manifest.json").write_text("{}")
     run = Run(tmp_path / "run", "e", "d", "k", 1)
     run.start("", "")
     before = set(run.folder.iterdir())
     for name in ("one", "one", "two"):  # before there is a checkpoint, another one may still come
         run.keep_vocabulary(prepared[name])
-        assert (run.vocabulary / "tgt" / "vocabulary.json").read_text() == name
+        assert load_vocabularies(run.vocabulary)[1].pieces([6]) == [name]
         assert set(run.folder.iterdir()) == before | {run.vocabulary}
     run.last.write_text("")
     (prepared["two"] / "manifest.json").write_text('{"versions": "others"}')
     run.keep_vocabulary(prepared["two"])
     with pytest.raises(UserError, match="the vocabulary that it began with"):
         run.keep_vocabulary(prepared["one"])
-    assert (run.vocabulary / "tgt" / "vocabulary.json").read_text() == "two"
+    assert load_vocabularies(run.vocabulary)[1].pieces([6]) == ["two"]
 
 
 def test_a_run_is_not_taken_for_one_of_other_data(tmp_path: Path) -> None:

@@ -8,15 +8,15 @@ RUN/evaluations/likelihood-0.json.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mple.checks import UserError
 from mple.estimator.statistics import Bootstrap
+from mple.files import write_json
 from mple.plain import one_line
-from mple.run import provenance, write_text
+from mple.run import provenance
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(exist_ok=True)
         command = f"python -m experiments.paper_items.likelihood {folder}"
         report = {"run": str(folder), **provenance(command), "settings": {"split": "test"}, "metrics": found}
-        write_text(path, json.dumps(report, indent=2) + "\n")
+        write_json(path, report)
     except (UserError, OSError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1

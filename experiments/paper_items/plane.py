@@ -25,9 +25,10 @@ from torch import Tensor
 
 from mple import start
 from mple.checks import UserError, whole
+from mple.files import write_json
 from mple.language import language
 from mple.plain import one_line
-from mple.run import provenance, write_text
+from mple.run import provenance
 
 SENTENCES, POINTS, REACH = 200, 7, 0.25
 """Sentences measured; points of the grid in each direction; how far beyond 0 and 1 the grid goes.
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(exist_ok=True)
         command = " ".join(["python -m experiments.paper_items.plane", *map(str, folders)])
         report = {"run": str(options.initial), **provenance(command), "settings": settings, "metrics": found}
-        write_text(path, json.dumps(report, indent=2) + "\n")
+        write_json(path, report)
     except (UserError, OSError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1

@@ -11,7 +11,6 @@ one whose command only spells out what is so anyway, as a sweep does, is not.
 """
 
 import gzip
-import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from mple.checks import UserError
 from mple.data.corpus import Corpus
 from mple.estimator.paired_bleu import counts
 from mple.estimator.target_distortion import BETA
+from mple.files import read_json
 
 CONF = Path(__file__).parents[2] / "conf"
 NEUTRAL = ("experiment", "sweep", "name", "seed", "teacher_seed", "data", "budget", "outputs", "logger")
@@ -196,7 +196,7 @@ class Finished:
         found = []
         for path in self.files(f"evaluations/{wanted.name}-*.json"):
             try:
-                report = json.loads(path.read_text(encoding="utf-8"))
+                report = read_json(path, "settings", "metrics")
                 if wanted.accepts(report["settings"]):
                     kept = {name: report[name] for name in ("settings", "metrics")}
                     found.append((report.get("date", ""), path.stat().st_mtime, kept))
@@ -332,7 +332,7 @@ def _by_identity(outputs: Path) -> dict[tuple[str, str, str, int], Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return read_json(folder / "metrics.json")
 
 
 def is_same(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -12,22 +12,27 @@ A distilled target stands at the row of its sentence and carries its line id; it
 corpus or vocabulary. Candidate "raw" is the reference itself.
 """
 
-import contextlib
-import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from mple import files
 from mple.checks import UserError, whole
-from mple.data.corpus import CHUNK, ArrowTokens, Corpus, arrow_writer, token_lists, tracked
-from mple.data.stage import Stage, disk_may_fill
+from mple.data.corpus import (
+    CHUNK,
+    ArrowTokens,
+    ContentDigest,
+    Corpus,
+    arrow_writer,
+    token_lists,
+    tracked,
+)
+from mple.data.stage import Stage, remedy_of
 from mple.data.vocabulary import Ids, Vocabulary
 from mple.types import PAD
 
@@ -89,8 +94,11 @@ class DistilledWriter:
         batch = pa.record_batch([pa.array(self.corpus.lines[rows]), tokens], names=["line", "tgt"])
         self._parts.mkdir(parents=True, exist_ok=True)
         self._claim()
-        with _whole_file(self._path(part)) as path, arrow_writer(path, batch.schema) as writer:
-            writer.write_batch(batch)
+        digest = ContentDigest()
+        digest.update(batch["tgt"])
+        schema = batch.schema.with_metadata({"fingerprint": digest.hexdigest()})
+        with files.whole(self._path(part)) as path, arrow_writer(path, schema) as writer:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
     def finish(self) -> Path:
         """Join the parts into one file and delete them; returns the folder. Does nothing a second time.
@@ -105,24 +113,22 @@ class DistilledWriter:
             raise ValueError(
                 f"{len(missing)} parts of {self.folder} are not written, the first is {missing[0]}"
             )
-        digest = blake2b(digest_size=16)
+        digest = ContentDigest()
         counts = {"sentences": 0, "tokens": 0, "empty": 0}
         paths = sorted(self._parts.glob("part-*.arrow"))
         schema = pa.schema([("line", pa.int64()), ("tgt", self._dtype)])
-        with _whole_file(self.folder / "distilled.arrow") as path, arrow_writer(path, schema) as writer:
+        with files.whole(self.folder / "distilled.arrow") as path, arrow_writer(path, schema) as writer:
             for part in paths:
-                with pa.memory_map(str(part)) as source:
-                    batch = pa.ipc.open_file(source).get_batch(0)
-                    lengths = np.diff(batch["tgt"].offsets.to_numpy())
-                    digest.update(lengths)
-                    digest.update(batch["tgt"].values.to_numpy())
-                    counts["sentences"] += len(lengths)
-                    counts["tokens"] += int(lengths.sum())
-                    counts["empty"] += int((lengths == 0).sum())
-                    writer.write_batch(batch)
+                batch = _read_part(part)
+                lengths = np.diff(batch["tgt"].offsets.to_numpy())
+                digest.update(batch["tgt"])
+                counts["sentences"] += len(lengths)
+                counts["tokens"] += int(lengths.sum())
+                counts["empty"] += int((lengths == 0).sum())
+                writer.write_batch(batch.replace_schema_metadata(None))
         head = self._identity() | {"fingerprint": digest.hexdigest(), "counts": counts}
-        with _whole_file(self.folder / "distilled.json") as path:
-            path.write_text(json.dumps(head, indent=2) + "\n")
+        head["files"] = files.checksums(self.folder, of=["distilled.arrow"])
+        files.write_json(self.folder / "distilled.json", head)
         shutil.rmtree(self._parts)
         return self.folder
 
@@ -144,15 +150,18 @@ class DistilledWriter:
     def _claim(self) -> None:
         path, identity = self._claimed
         if not path.exists():
-            with _whole_file(path) as temporary:
-                temporary.write_text(json.dumps(identity, indent=2) + "\n")
+            files.write_json(path, identity)
 
     def _check(self) -> None:
         path, identity = self._claimed
         try:
-            found = json.loads(path.read_text())
-        except FileNotFoundError:  # no part yet, or finished in between
-            return
+            found = files.read_json(
+                path, remedy=f"delete {self._parts} to have its sentences translated again"
+            )
+        except UserError:
+            if not path.exists():  # no part yet, or finished in between
+                return
+            raise
         for key, expected in identity.items():
             if found.get(key) != expected:
                 raise UserError(
@@ -175,12 +184,15 @@ class Distilled:
         """Map what a `DistilledWriter` wrote for this corpus.
 
         Raises:
-            UserError: there is nothing, or it belongs to another corpus or vocabulary, or lines are missing.
+            UserError: there is nothing, or it belongs to another corpus or vocabulary, or lines are missing,
+                or a file is damaged.
         """
-        try:
-            head = json.loads((Path(folder) / "distilled.json").read_text())
-        except FileNotFoundError:
-            raise UserError(f"{folder} must hold distilled targets (distilled.json); got none") from None
+        folder = Path(folder)
+        if not (folder / "distilled.json").exists():
+            raise UserError(f"{folder} must hold distilled targets (distilled.json); got none")
+        keys = ("teacher", "tgt_vocabulary", "corpus", "fingerprint", "counts")
+        remedy = f"delete {folder}, and its teacher translates again"
+        head = files.read_json(folder / "distilled.json", *keys, remedy=remedy)
         for key, expected, what in (
             ("tgt_vocabulary", corpus.tgt_fingerprint, "target vocabulary"),
             ("corpus", corpus.fingerprint, "corpus"),
@@ -190,7 +202,11 @@ class Distilled:
                     f"{folder} must be distilled with the {what} of {corpus.folder} ({expected[:12]}…); "
                     f"got another ({head[key][:12]}…)"
                 )
-        tokens = ArrowTokens(Path(folder) / "distilled.arrow")
+        if "files" in head:  # before Arrow reads it: a damaged file may end the process
+            files.verify(folder, head["files"], remedy)
+        tokens = ArrowTokens(folder / "distilled.arrow")
+        if "files" not in head:
+            tokens.check_content(["tgt"], head["fingerprint"])
         lines = tokens.numbers("line")
         if not np.array_equal(lines, corpus.lines):
             absent = np.setdiff1d(corpus.lines, lines)
@@ -295,19 +311,62 @@ def join(
             raise UserError(f"the candidates of the {label} split must leave a sentence; got {what}")
         log.info("%s candidates: %s (%s)", label, what, action)
         np.save(folder / "rows.npy", rows)
-        (folder / "counts.json").write_text(json.dumps(counts) + "\n")
+        files.write_json(folder / "counts.json", counts)
         _write_scores(folder / "scores.npy", corpus, columns, rows, tgt_vocabulary, bleu, label)
 
     folder = stage.run(build)
+    counts = files.read_json(folder / "counts.json", "kept", remedy=remedy_of(folder))
+    rows = _numbers(folder / "rows.npy", (counts["kept"],))
+    scores = _numbers(folder / "scores.npy", (counts["kept"], len(names), len(names)))
     return Candidates(
         names=tuple(names),
         corpus=corpus,
         columns=columns,
-        rows=np.load(folder / "rows.npy"),
-        scores=np.load(folder / "scores.npy", mmap_mode="r"),
-        counts=json.loads((folder / "counts.json").read_text()),
-        fingerprints={name: found.fingerprint for name, found in opened.items()},
+        rows=np.array(rows),
+        scores=scores,
+        counts=counts,
+        fingerprints={name: distilled.fingerprint for name, distilled in opened.items()},
     )
+
+
+def _numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers in a file, memory-mapped.
+
+    Raises:
+        UserError: it cannot be read, or has another shape: a damaged file of an older version.
+    """
+    try:
+        numbers = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} must hold numbers; it cannot be read ({error}): {remedy_of(path.parent)}"
+        ) from error
+    if numbers.shape != shape:
+        raise UserError(
+            f"{path} must hold numbers of shape {shape}; got {numbers.shape}: {remedy_of(path.parent)}"
+        )
+    return numbers
+
+
+def _read_part(path: Path) -> pa.RecordBatch:
+    """What `DistilledWriter.write` wrote.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        reader = pa.ipc.open_file(path.read_bytes())
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+        digest = ContentDigest()
+        digest.update(batch["tgt"])
+        metadata = reader.schema.metadata or {}  # none in parts of an older version
+        is_whole = metadata.get(b"fingerprint") in (None, digest.hexdigest().encode())
+    except (pa.ArrowException, OSError, ValueError, LookupError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{path} is damaged: delete it, and its sentences are translated again")
+    return batch
 
 
 def _write_scores(
@@ -346,15 +405,3 @@ def _or_raw(column: ArrowTokens, corpus: Corpus, rows: np.ndarray) -> np.ndarray
 def _lists_or_raw(column: ArrowTokens, corpus: Corpus, rows: np.ndarray) -> list[np.ndarray]:
     pairs = zip(column.lists("tgt", rows), corpus.tgt(rows), strict=True)
     return [ids if len(ids) else raw for ids, raw in pairs]
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to that gets its real name only when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with disk_may_fill(path):
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)

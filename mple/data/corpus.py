@@ -12,7 +12,6 @@ incomparable; pairs with an empty side are dropped there too, and counted.
 """
 
 import contextlib
-import json
 import logging
 import sys
 import time
@@ -28,8 +27,9 @@ import numpy as np
 import pyarrow as pa
 import rich.progress
 
+from mple import files
 from mple.checks import UserError, whole
-from mple.data.stage import Stage
+from mple.data.stage import Stage, remedy_of, verify
 from mple.data.text import SPLITS, Source
 from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabularies
 from mple.plain import PlainConsole, plain
@@ -52,11 +52,17 @@ class ArrowTokens:
 
     def __init__(self, path: Path):
         self.path = path
-        with pa.memory_map(str(path)) as file:
-            self._bytes = file.read_buffer()
-        reader = pa.ipc.open_file(self._bytes)
-        self.schema: pa.Schema = reader.schema
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        try:
+            with pa.memory_map(str(path)) as file:
+                self._bytes = file.read_buffer()
+            reader = pa.ipc.open_file(self._bytes)
+            self.schema: pa.Schema = reader.schema
+            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(
+                f"{path} must be an Arrow file; it cannot be read as one ({str(error).splitlines()[0]}): "
+                f"{remedy_of(path.parent)}"
+            ) from error
         sizes = [batch.num_rows for batch in self._batches]
         self._first_row = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._int32 = np.frombuffer(self._bytes, np.int32, len(self._bytes) // 4)
@@ -64,6 +70,27 @@ class ArrowTokens:
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return ArrowTokens, (self.path,)
+
+    def check_content(self, columns: Sequence[str], fingerprint: str) -> None:
+        """Compare what is in `columns` with a `ContentDigest`: for files whose folder has no checksums.
+
+        Raises:
+            UserError: it is something else, or no valid Arrow data.
+        """
+        digest = ContentDigest()
+        try:
+            for batch in self._batches:
+                batch.validate(full=True)
+                for column in columns:
+                    digest.update(batch[column])
+            is_whole = digest.hexdigest() == fingerprint
+        except (pa.ArrowException, LookupError, ValueError):
+            is_whole = False
+        if not is_whole:
+            raise UserError(
+                f"{self.path} is damaged (its content is not that of the fingerprint in its folder): "
+                f"{remedy_of(self.path.parent)}"
+            )
 
     def __len__(self) -> int:
         return int(self._first_row[-1])
@@ -143,6 +170,22 @@ class ArrowTokens:
         return np.frombuffer(array.buffers()[1], np.int32, len(array) + 1)
 
 
+class ContentDigest:
+    """A hash of columns of numbers and of lists of ids, record batch by record batch."""
+
+    def __init__(self) -> None:
+        self._digest = blake2b(digest_size=16)
+
+    def update(self, column: pa.Array) -> None:
+        if isinstance(column, pa.ListArray):
+            self._digest.update(np.diff(column.offsets.to_numpy()))
+            column = column.values
+        self._digest.update(column.to_numpy())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
 @contextlib.contextmanager
 def arrow_writer(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchFileWriter]:
     """Writes record batches to a new Arrow file."""
@@ -178,13 +221,17 @@ class Corpus:
         """Map what `write_corpus` wrote.
 
         Raises:
-            UserError: there is no corpus in the folder.
+            UserError: there is no corpus in the folder, or a damaged one.
         """
-        try:
-            head = json.loads((folder / "corpus.json").read_text())
-        except FileNotFoundError:
-            raise UserError(f"{folder} must hold a prepared corpus (corpus.json); got none") from None
-        return Corpus(folder, ArrowTokens(folder / "corpus.arrow"), **head)
+        if not (folder / "corpus.json").exists():
+            raise UserError(f"{folder} must hold a prepared corpus (corpus.json); got none")
+        has_checksums = verify(folder)  # before Arrow reads it: a damaged file may end the process
+        keys = ("fingerprint", "src_fingerprint", "tgt_fingerprint", "counts")
+        head = files.read_json(folder / "corpus.json", *keys, remedy=remedy_of(folder))
+        tokens = ArrowTokens(folder / "corpus.arrow")
+        if not has_checksums:
+            tokens.check_content(("line", "src", "tgt"), head["fingerprint"])
+        return Corpus(folder, tokens, **head)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -256,7 +303,7 @@ def write_corpus(
     counts = {"read": 0, "kept": 0, "empty": 0, "over_long": 0}
     unknown = _Unknown(src_vocabulary), _Unknown(tgt_vocabulary)
     num_equal = 0
-    digest = blake2b(digest_size=16)
+    digest = ContentDigest()
     realised: dict[str, float | int] = {}
     with arrow_writer(folder / "corpus.arrow", schema) as writer:
         for chunk in chunks(tracked(_noting(pairs, realised), label, total), CHUNK):
@@ -278,10 +325,8 @@ def write_corpus(
             columns = [pa.array([lines[i] for i in kept], pa.int64())]
             columns.append(token_lists([src[i] for i in kept], src_vocabulary.dtype))
             columns.append(token_lists([tgt[i] for i in kept], tgt_vocabulary.dtype))
-            digest.update(columns[0].to_numpy())
-            for column in columns[1:]:
-                digest.update(np.diff(column.offsets.to_numpy()))
-                digest.update(column.values.to_numpy())
+            for column in columns:
+                digest.update(column)
             if keep_text:
                 columns.append(pa.array([src_texts[i] for i in kept], pa.string()))
                 columns.append(pa.array([tgt_texts[i] for i in kept], pa.string()))
@@ -306,7 +351,7 @@ def write_corpus(
     }
     if realised:
         head["realised"] = realised
-    (folder / "corpus.json").write_text(json.dumps(head, indent=2) + "\n")
+    files.write_json(folder / "corpus.json", head)
 
 
 class _Unknown:
@@ -404,9 +449,15 @@ class Preparation:
                     total=None if not sys.stderr.isatty() else self.source.size(split),
                 )
             )
-        return Prepared(
-            src_vocabulary, tgt_vocabulary, {split: Corpus.open(stages[split].folder) for split in SPLITS}
-        )
+        corpora = {split: Corpus.open(stages[split].folder) for split in SPLITS}
+        for corpus in corpora.values():
+            theirs = corpus.src_fingerprint, corpus.tgt_fingerprint
+            if theirs != (src_vocabulary.fingerprint, tgt_vocabulary.fingerprint):
+                raise UserError(
+                    f"{corpus.folder} must be encoded with the vocabulary in "
+                    f"{stages['vocabulary'].folder}; one is damaged: delete both to have them made again"
+                )
+        return Prepared(src_vocabulary, tgt_vocabulary, corpora)
 
     def _build_vocabulary(self, folder: Path) -> None:
         pairs = ((src, tgt) for _, src, tgt in self.source.pairs("train"))

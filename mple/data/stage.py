@@ -6,7 +6,8 @@
 
 The folder's name holds a hash of the inputs and settings, so a changed setting is another folder and nothing
 is ever rebuilt in place. `build` works in a hidden sibling that is renamed when it is complete: a folder
-under the final name is a finished one. Its `manifest.json` says what it was made from, and by which versions.
+under the final name is a finished one. Its `manifest.json` says what it was made from, by which versions, and
+has the checksums of its files.
 """
 
 import contextlib
@@ -15,12 +16,12 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mple import files
 from mple.checks import UserError
 from mple.locks import locked
 
@@ -50,87 +51,80 @@ class Stage:
     def folder(self) -> Path:
         return Path(self.root) / f"{self.name}-{self.key[:12]}"
 
-    @property
-    def partial(self) -> Path:
-        """Where `run` builds; gone, or left over from a killed process, when nothing runs."""
-        return self.folder.with_name(f".{self.folder.name}.partial")
-
     def is_done(self) -> bool:
         """True when the finished folder is there.
 
         Raises:
-            UserError: the folder is there, but its manifest is missing or speaks of something else.
+            UserError: the folder is there, but its manifest is missing, damaged or that of something else.
         """
         if not self.folder.exists():
             return False
-        try:
-            found = json.loads((self.folder / MANIFEST).read_text())["key"]
-        except (OSError, ValueError, KeyError, TypeError):
-            found = "unreadable"
-        if found != self.key:
+        came = str(files.read_json(self.folder / MANIFEST, "key", remedy=remedy_of(self.folder))["key"])
+        if came != self.key:
             raise UserError(
-                f"{self.folder / MANIFEST} must hold the key {self.key[:12]}…; got {found[:12]!r}: "
+                f"{self.folder / MANIFEST} must hold the key {self.key[:12]}…; got {came[:12]!r}: "
                 "the folder was edited or copied, delete it to have it rebuilt"
             )
         return True
 
-    def run(self, build: Callable[[Path], object], resumable: bool = False) -> Path:
-        """Build unless done; returns the finished folder.
+    def run(self, build: Callable[[Path], object]) -> Path:
+        """Build unless done; returns the finished folder, compared with its checksums.
 
-        Processes that want the same stage at the same time wait for the one that builds it. With `resumable`
-        what an interrupted `build` left in its folder is handed to the next call instead of being deleted.
+        Processes that want the same stage at the same time wait for the one that builds it. Where there are
+        no locks each builds in a folder of its own, and the first result is kept: they are equal.
 
         Raises:
-            UserError: the disk is full, or `is_done` refuses the folder.
+            UserError: the disk is full, or the folder was edited or damaged.
         """
-        if self.is_done():
-            return self.folder
-        with disk_may_fill(self.folder):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder.with_name(f".{self.folder.name}.lock"), self.name):
-                if not self.is_done():  # another process may have built it while this one waited
-                    self._build(build, resumable)
+        if not self.is_done():
+            with files.disk_may_fill(self.folder):
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                lock = self.folder.with_name(f".{self.folder.name}.lock")
+                with locked(lock, self.name, is_needed=False):
+                    if not self.is_done():  # another process may have built it while this one waited
+                        self._build(build)
+        verify(self.folder)
         return self.folder
 
-    def _build(self, build: Callable[[Path], object], resumable: bool) -> None:
-        if not resumable:
-            shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(exist_ok=True)
+    def _build(self, build: Callable[[Path], object]) -> None:
         log.info("building %s", self.folder)
-        manifest = {
-            "key": self.key,
-            "name": self.name,
-            "settings": dict(self.settings),
-            "inputs": dict(self.inputs),
-            "versions": _versions(),
-        }
         try:
-            build(self.partial)
-            (self.partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            self.partial.rename(self.folder)
-        finally:
-            if not resumable:
-                shutil.rmtree(self.partial, ignore_errors=True)
+            with files.whole(self.folder) as folder:
+                folder.mkdir()
+                build(folder)
+                manifest = {
+                    "key": self.key,
+                    "name": self.name,
+                    "settings": dict(self.settings),
+                    "inputs": dict(self.inputs),
+                    "versions": _versions(),
+                    "files": files.checksums(folder),
+                }
+                files.write_json(folder / MANIFEST, manifest)
+        except OSError as error:  # another process, which no lock held back, was faster
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not self.is_done():
+                raise
 
 
-@contextlib.contextmanager
-def disk_may_fill(path: Path) -> Iterator[None]:
-    """Turns the system's complaint about a full disk or quota into a `UserError` that names `path`.
+def verify(folder: Path, remedy: str | None = None) -> bool:
+    """Compare the files of a finished stage, or of a copy of one, with the checksums in its manifest. False
+    where there is nothing to compare: without a manifest, or with one of an older version.
 
-    `torch.save` hides that complaint behind a RuntimeError about its archive, so what an error was raised in
-    the handling of counts, too.
+    Raises:
+        UserError: a file is missing, cut or damaged.
     """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f"the disk is full: {path} could not be written; nothing half-written is kept"
-                ) from error
-            cause = cause.__context__
-        raise
+    path = folder / MANIFEST
+    remedy = remedy or remedy_of(folder)
+    sums = files.read_json(path, remedy=remedy).get("files") if path.exists() else None
+    if sums is None:
+        return False
+    files.verify(folder, sums, remedy)
+    return True
+
+
+def remedy_of(folder: Path) -> str:
+    """What to do about a damaged file in a folder of prepared data."""
+    return f"delete {folder} to have it made again"
 
 
 def _versions() -> dict[str, str]:

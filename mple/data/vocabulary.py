@@ -11,7 +11,6 @@ read as the characters that it is made of.
 
 import hashlib
 import io
-import json
 import logging
 import os
 import random
@@ -28,7 +27,9 @@ import numpy as np
 import sentencepiece
 from torch import Tensor
 
+from mple import files
 from mple.checks import UserError, number, one_of, whole
+from mple.data.stage import verify
 from mple.types import SPECIAL_TOKENS, UNK
 
 Ids = Sequence[int] | np.ndarray | Tensor
@@ -208,23 +209,33 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     """What `save` wrote.
 
     Raises:
-        UserError: there is no vocabulary in the folder.
+        UserError: there is no vocabulary in the folder, or a damaged one.
     """
+    path = folder / "vocabulary.json"
+    if not path.exists():
+        raise UserError(f"{folder} must hold a vocabulary (vocabulary.json); got none")
+    head = files.read_json(path, "kind")
     try:
-        head = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} must hold a vocabulary (vocabulary.json); got none") from None
-    if head["kind"] == SentencePieceVocabulary.kind:
-        return SentencePieceVocabulary((folder / "sentencepiece.model").read_bytes(), head["segment"])
-    return WordVocabulary(head["words"])
+        if head["kind"] == SentencePieceVocabulary.kind:
+            path = folder / "sentencepiece.model"
+            return SentencePieceVocabulary(path.read_bytes(), head["segment"])
+        return WordVocabulary(head["words"])
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{folder} must hold a vocabulary; {path} cannot be read as one ({reason}): {files.COPY_AGAIN}"
+        ) from error
 
 
 def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
     """Source and target vocabulary of a folder with `src` and `tgt`; the same object when they are equal.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them is not there, or a file is damaged.
     """
+    verify(folder, files.COPY_AGAIN)
     src, tgt = load_vocabulary(folder / "src"), load_vocabulary(folder / "tgt")
     return (src, src) if src.fingerprint == tgt.fingerprint else (src, tgt)
 
@@ -417,5 +428,4 @@ def _piece(i: int, piece_of: Callable[[int], str]) -> str:
 
 
 def _write_head(folder: Path, **head: object) -> None:
-    text = json.dumps(head, ensure_ascii=False, indent=2)
-    (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
+    files.write_text(folder / "vocabulary.json", files.json_text(head, is_ascii=False))

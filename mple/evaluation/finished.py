@@ -15,18 +15,18 @@ from mple.data.datamodule import TranslationData
 from mple.data.text import Source
 from mple.decoding.input_sampling import InputSampling
 from mple.estimator.target_distortion import BETA
+from mple.files import read_json
 from mple.foreign import read_config, stored_overrides
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
 from mple.modules.update import UpdateModule
-from mple.run import MadeFrom
+from mple.run import MadeFrom, read_weights
 from mple.settings import composed
 from mple.trained import (
     VOCABULARY,
     device_of,
     find_input_predictor,
     load_input_distribution,
-    read_json,
     vocabularies,
 )
 from mple.types import Batch
@@ -197,7 +197,7 @@ class Finished:
     @cached_property
     def module(self) -> UpdateModule:
         path = self.folder / "averaged.pt"
-        weights = start.read(path)
+        weights = read_weights(path)
         self.job.check_size(weights, path)
         module = self.job.module(self.data)
         start.check(weights, module.state_dict(), path)

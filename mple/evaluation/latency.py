@@ -10,7 +10,6 @@
 Segmentation is the same for all, so it is not timed; copies to and from the device are.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from mple.decoding.lengths import TopLengths
 from mple.decoding.npd import TeacherScore
 from mple.evaluation.finished import Finished
 from mple.evaluation.latency_plot import Report, Row, Spread
+from mple.files import read_json
 from mple.launch import console
 from mple.model.autoregressive import Autoregressive
 from mple.model.nat import NAT
@@ -540,7 +540,9 @@ def _parameters(trained: Trained) -> int:
 def shallow_command(at: Trained) -> str:
     """Trains the model with one decoder layer that has as many parameters as `at`."""
     path = at.folder / "run.json"
-    command = json.loads(path.read_text())["command"] if path.exists() else "python train.py +experiment=at"
+    command = "python train.py +experiment=at"
+    if path.exists():
+        command = read_json(path, "command")["command"]
     size = f"sizes.{at.config['size']}"
     return (
         f"{command} name=at_shallow {size}.encoder_layers={shallow_layers(at.size)} {size}.decoder_layers=1"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.table import Table
 
-from mple.run import write_text
+from mple.files import write_text
 
 _INK = "#2b2b2b"
 _STYLE: Any = {

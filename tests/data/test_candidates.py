@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from sacrebleu.metrics import BLEU
 
+from mple import files
 from mple.bleu import pairwise_bleu
 from mple.checks import UserError
 from mple.data.candidates import Candidates, Distilled, DistilledWriter, join
-from mple.data.corpus import Corpus, arrow_writer, write_corpus
+from mple.data.corpus import ContentDigest, Corpus, arrow_writer, write_corpus
 from mple.data.vocabulary import WordVocabulary
 from mple.types import PAD
 
@@ -224,6 +225,7 @@ def test_misaligned_candidates_are_refused(tmp_path: Path, corpus: Corpus) -> No
         Distilled.open(folder, Corpus.open(tmp_path / "respelled"))
 
     table = pa.ipc.open_file((folder / "distilled.arrow").read_bytes()).read_all()
+    head = files.read_json(folder / "distilled.json")
     for broken, message in (
         (table.slice(1), "line 0 and 0 others are missing"),
         (table.take(list(range(23, -1, -1))), "line 48 and 0 others are missing"),
@@ -231,5 +233,9 @@ def test_misaligned_candidates_are_refused(tmp_path: Path, corpus: Corpus) -> No
     ):
         with arrow_writer(folder / "distilled.arrow", table.schema) as writer:
             writer.write_table(broken.combine_chunks())
+        digest = ContentDigest()
+        digest.update(broken["tgt"].combine_chunks())
+        sums = files.checksums(folder, of=["distilled.arrow"])
+        files.write_json(folder / "distilled.json", head | {"files": sums, "fingerprint": digest.hexdigest()})
         with pytest.raises(UserError, match=message):
             Distilled.open(folder, corpus)

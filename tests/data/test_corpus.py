@@ -27,6 +27,7 @@ from mple.data.corpus import (
 from mple.data.grammar import Grammar
 from mple.data.text import GrammarSource, LineFiles
 from mple.data.vocabulary import BPE, Words, WordVocabulary
+from mple.files import read_json
 from mple.types import PAD
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -139,14 +140,14 @@ def test_sources_that_say_nothing_and_old_folders_have_nothing(tmp_path: Path) -
         write_corpus(tmp_path, silent, WORDS, WORDS)
         assert Corpus.open(tmp_path).realised == {}
         # What every version has written: a folder from before `realised` is just this.
-        assert set(json.loads((tmp_path / "corpus.json").read_text())) == {
+        assert set(read_json(tmp_path / "corpus.json")) == {
             "fingerprint",
             "src_fingerprint",
             "tgt_fingerprint",
             "counts",
         }
     write_corpus(tmp_path, Telling(source.splits, []).pairs("valid"), WORDS, WORDS)
-    head = json.loads((tmp_path / "corpus.json").read_text())
+    head = read_json(tmp_path / "corpus.json")
     del head["realised"]
     (tmp_path / "corpus.json").write_text(json.dumps(head))
     old = Corpus.open(tmp_path)

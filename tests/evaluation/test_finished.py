@@ -1,6 +1,5 @@
 """A finished run that came from anybody: its faults are named, and nothing that it names is executed."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mple.checks import UserError
 from mple.evaluation.finished import Finished
+from mple.files import read_json, write_json
 from tests.runs import CONF, random_run
 
 
@@ -58,9 +58,9 @@ def test_a_configuration_that_would_run_code_is_refused(
 def test_command_that_names_another_class_for_teachers_is_refused(tmp_path: Path) -> None:
     """The configuration hides it from the run itself, not from the teachers, which are composed anew."""
     run = random_run(tmp_path, "+experiment=glat_kd")
-    found = json.loads((run / "run.json").read_text())
+    found = read_json(run / "run.json")
     found["command"] += " " + shlex.quote("data.source._target_=subprocess.run")
-    (run / "run.json").write_text(json.dumps(found))
+    write_json(run / "run.json", found)
     with pytest.raises(UserError, match=r"data\.source .* must name one of .*; got 'subprocess\.run'"):
         _ = opened(run).job
 
