@@ -16,6 +16,7 @@ is then a merge. N-grams are never hashed, and words are told apart letter by le
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, no_type_check
 
 import numba
@@ -135,7 +136,8 @@ class BleuScorer:
     sacremoses stands for the Moses scripts, hyphens are split only with `dash_splits`, and sacreBLEU smooths
     an order without a match where multi-bleu gives 0.
 
-    References are tokenised and counted once, so that validation costs only its hypotheses.
+    References are tokenised once, and those of a set of usual size are counted once, so that validation costs
+    only its hypotheses. What is kept of a sentence is its text.
 
     Args:
         references: one sentence a line, plain (detokenised) text.
@@ -162,18 +164,18 @@ class BleuScorer:
             raise UserError(
                 f"data.dash_splits must be null for a target that is split into characters; got {tgt_lang}"
             )
-        self._plain = BLEU(tokenize=target.bleu_tokenizer, references=[list(references)])
-        self._tokenised = BLEU(
+        self._plain = _Corpus(references, tokenize=target.bleu_tokenizer)
+        self._tokenised = _Corpus(
+            [self._tokenise(line) for line in references],
             tokenize="none" if target.has_spaces else "char",
             force=True,  # tokenised on purpose: no warning
-            references=[[self._tokenise(line) for line in references]],
         )
-        tokenised_signature = self._tokenised.get_signature()
+        tokenised_signature = self._tokenised.signature
         if target.has_spaces:
             convention = f"moses-{target.base}-a" if dash_splits else f"moses-{target.base}"
             tokenised_signature.update("tok", f"{convention}-sacremoses-{sacremoses.__version__}")
         self.signatures = {
-            "sacrebleu": str(self._plain.get_signature()),
+            "sacrebleu": str(self._plain.signature),
             "tokenised_bleu": str(tokenised_signature),
         }
         """What was computed, to be recorded beside each score: version, tokenisation, smoothing."""
@@ -185,11 +187,40 @@ class BleuScorer:
             UserError: another number of hypotheses than of references.
         """
         _check_lines("hypotheses", len(hypotheses), self._count)
-        tokenised = [self._tokenise(line) for line in hypotheses]
         return {
-            "sacrebleu": self._plain.corpus_score(hypotheses, None).score,
-            "tokenised_bleu": self._tokenised.corpus_score(tokenised, None).score,
+            "sacrebleu": self._plain.score(hypotheses),
+            "tokenised_bleu": self._tokenised.score(map(self._tokenise, hypotheses)),
         }
+
+
+class _Corpus:
+    """sacreBLEU's corpus BLEU, its counts taken from some sentences at a time: the n-grams of a reference are
+    ten thousand bytes of Python objects, so only those of the first `_BLOCK` are kept between two scores."""
+
+    def __init__(self, references: Sequence[str], **settings: Any) -> None:
+        self._references, self._settings = references, settings
+        self._first = BLEU(references=[list(references[:_BLOCK])], **settings)
+        self.signature = self._first.get_signature()
+
+    def score(self, hypotheses: Iterable[str]) -> float:
+        """0 to 100, of one hypothesis for each reference."""
+        lines = iter(hypotheses)
+        sums = np.zeros(2 + 2 * self._first.max_ngram_order, np.int64)
+        for start in range(0, len(self._references), _BLOCK):
+            references = self._references[start : start + _BLOCK]
+            metric = self._first if start == 0 else BLEU(references=[list(references)], **self._settings)
+            part = metric.corpus_score(list(islice(lines, len(references))), None)
+            sums += [part.sys_len, part.ref_len, *part.counts, *part.totals]
+        order = self._first.max_ngram_order
+        return BLEU.compute_bleu(
+            correct=sums[2 : 2 + order].tolist(),
+            total=sums[2 + order :].tolist(),
+            sys_len=int(sums[0]),
+            ref_len=int(sums[1]),
+            smooth_method=self._first.smooth_method,
+            smooth_value=self._first.smooth_value,
+            effective_order=self._first.effective_order,
+        ).score
 
 
 def corpus_bleu(

@@ -759,8 +759,8 @@ class Job:
 
     def _write_results(self, module: UpdateModule, metrics: dict[str, Any]) -> None:
         folder = self.run.folder
-        write_text(folder / "hypotheses.test.txt", "".join(s["output"] + "\n" for s in module.samples))
-        samples = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in module.samples[:100])
+        write_text(folder / "hypotheses.test.txt", "".join(f"{output}\n" for output in module.outputs))
+        samples = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in module.samples)
         write_text(folder / "samples.jsonl", "".join(samples))
         self.run.finish(metrics)
 

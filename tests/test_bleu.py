@@ -277,6 +277,18 @@ def test_a_scorer_gives_the_same_score_again() -> None:
     assert scorer.score(references) == pytest.approx({"sacrebleu": 100.0, "tokenised_bleu": 100.0})
 
 
+def test_corpus_score_of_blocks_is_sacrebleu_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    references = random_sentences(50, seed=42)
+    outputs = noisy(references, seed=43)
+    whole = BLEU(tokenize="13a").corpus_score(outputs, [references]).score
+    assert BleuScorer(references, "en").score(outputs)["sacrebleu"] == whole
+    expected = BleuScorer(references, "en").score(outputs)
+    for block in (1, 7, 49, 50):
+        monkeypatch.setattr("mple.bleu._BLOCK", block)
+        scorer = BleuScorer(references, "en")
+        assert scorer.score(outputs) == scorer.score(outputs) == expected
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"candidate 1 must have .* 2 lines in all; got 1 lines"):
         pairwise_bleu([["a", "b"], ["a"]], "13a")

@@ -4,7 +4,7 @@ Words are lists that `mple.language.Language.words` makes of a text. Every funct
 cent, ratios plain numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,10 +15,13 @@ from mple.checks import UserError
 from mple.estimator.target_distortion import check_lined_up
 
 
-def repetition_rate_percent(outputs: Sequence[list[str]]) -> float:
+def repetition_rate_percent(outputs: Iterable[list[str]]) -> float:
     """Words equal to the word before, of all words: the sign of mixed modes (Gu et al., 2018)."""
-    repeated = sum(a == b for words in outputs for a, b in pairwise(words))
-    return 100 * repeated / max(sum(map(len, outputs)), 1)
+    repeated = count = 0
+    for words in outputs:
+        repeated += sum(a == b for a, b in pairwise(words))
+        count += len(words)
+    return 100 * repeated / max(count, 1)
 
 
 def length_ratio(outputs: Sequence[list[str]], references: Sequence[list[str]]) -> float:

@@ -34,10 +34,10 @@ class TextScore:
     ) -> dict[str, float]:
         metrics = dict(self.scorer(split, references).score(outputs))
         words_of = language(self.tgt_lang).words
-        words = [words_of(output) for output in outputs]
+        count = sum(len(words_of(output)) for output in outputs)
         expected = sum(len(words_of(reference)) for reference in references)
-        metrics["repetition_rate_percent"] = repetition_rate_percent(words)
-        metrics["length_ratio"] = sum(map(len, words)) / max(expected, 1)
+        metrics["repetition_rate_percent"] = repetition_rate_percent(map(words_of, outputs))
+        metrics["length_ratio"] = count / max(expected, 1)
         if self.grammar is not None:
             metrics["valid_rate_percent"] = self.grammar.valid_rate(sources, outputs)
         return metrics

@@ -19,6 +19,7 @@ from mple.files import read_json
 from mple.foreign import read_config, stored_overrides
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
+from mple.modules.outputs import Outputs
 from mple.modules.update import UpdateModule
 from mple.run import MadeFrom, read_weights
 from mple.settings import composed
@@ -257,10 +258,7 @@ class Finished:
     @torch.no_grad()
     def translate(self, split: str, decode: Any) -> list[str]:
         """The split's outputs in its order; `decode(model, src_tokens)` returns `Hypotheses`."""
-        tokens: dict[int, Any] = {}
+        outputs = Outputs()
         for batch in self.batches(split):
-            found = decode(self.module.model, batch.src_tokens)
-            tokens |= zip(batch.ids.tolist(), found.tokens.cpu(), strict=True)
-        lines, _, _ = self.data.text(split)
-        padded = torch.nn.utils.rnn.pad_sequence([tokens[int(line)] for line in lines], batch_first=True)
-        return self.data.decode(padded)
+            outputs.add(batch.ids, decode(self.module.model, batch.src_tokens).tokens)
+        return outputs.texts(self.data.corpus(split).lines, self.data.decode)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mple.checks import UserError
+from mple.modules.outputs import Outputs
 from mple.optimizer import Adam
 from mple.randomness import mix_numbers
 from mple.types import Batch, DecoderInput, Hypotheses, Mean, Target
@@ -29,6 +30,9 @@ Chosen = tuple[Target, DecoderInput]
 
 BITS = 1 / math.log(2)
 """Bits in a nat."""
+
+SAMPLES_KEPT = 100
+"""Sentences of a split whose outputs are kept with their sources and references."""
 
 SAMPLES_SHOWN = 50
 """Sentences of a split whose outputs are shown as a table after each evaluation."""
@@ -55,6 +59,7 @@ class UpdateModule(pl.LightningModule):
         self.log_every = log_every
         self.results: dict[str, float] = {}
         self.samples: list[dict[str, str]] = []
+        self.outputs: list[str] = []
         self._window: dict[str, Mean] = {}
         self._since = time.perf_counter()
         self._began = time.perf_counter()
@@ -213,8 +218,8 @@ class UpdateModule(pl.LightningModule):
 
     def _begin(self) -> None:
         self._measured: dict[str, Mean] = {}
-        self._decoded: list[tuple[int, list[int]]] = []
-        self._first: list[tuple[int, list[int]]] = []
+        self._decoded = Outputs()
+        self._first: Outputs | None = None
 
     def _evaluate(self, batch: Batch) -> None:
         # In float32 as estimator=… measures it; what is decoded stays in the type that training has.
@@ -224,10 +229,11 @@ class UpdateModule(pl.LightningModule):
             old = self._measured.get(key)
             self._measured[key] = value if old is None else old + value
         found = self.hypotheses(batch)
-        self._decoded += zip(batch.ids.tolist(), found.tokens.tolist(), strict=True)
+        self._decoded.add(batch.ids, found.tokens)
         first = self.first_pass(batch)
         if first is not None:
-            self._first += zip(batch.ids.tolist(), first.tokens.tolist(), strict=True)
+            self._first = self._first or Outputs()
+            self._first.add(batch.ids, first.tokens)
 
     def _finish(self, split: str) -> None:
         """Sums over processes, text metrics over the whole split, in the order of the corpus."""
@@ -237,10 +243,12 @@ class UpdateModule(pl.LightningModule):
         lines, sources, references = data.text(split)
         texts = self._texts(self._decoded, lines)
         columns = {"source": sources, "reference": references, "output": texts}
-        first = self._texts(self._first, lines)
+        first = self._texts(self._first or Outputs(), lines[:SAMPLES_KEPT])
         if any(first):
             columns["first_pass"] = first
-        self.samples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = zip(*(column[:SAMPLES_KEPT] for column in columns.values()), strict=True)
+        self.samples = [dict(zip(columns, row, strict=True)) for row in rows]
+        self.outputs = texts
         metrics = {f"{split}/{key}": float(totals[key]) / max(float(counts[key]), 1e-9) for key in totals}
         metrics |= {
             f"{split}/{key}": value for key, value in self.score(split, sources, references, texts).items()
@@ -250,17 +258,13 @@ class UpdateModule(pl.LightningModule):
         # Evaluation takes time that is not training's, and must not leave a trace in it.
         self._since = time.perf_counter()
 
-    def _texts(self, decoded: list[tuple[int, list[int]]], lines: np.ndarray) -> list[str]:
+    def _texts(self, decoded: Outputs, lines: np.ndarray) -> list[str]:
         """The texts of all processes' outputs, in the order of `lines`; empty where there is none."""
         if self.trainer.world_size > 1:
-            gathered: list = [None] * self.trainer.world_size
-            dist.all_gather_object(gathered, decoded)
-            decoded = [pair for part in gathered for pair in part]
-        tokens = dict(decoded)
-        padded = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(tokens.get(int(line), []), dtype=torch.int64) for line in lines], batch_first=True
-        )
-        return self.trainer.datamodule.decode(padded)  # type: ignore[attr-defined]
+            parts: list = [None] * self.trainer.world_size
+            dist.all_gather_object(parts, decoded)
+            decoded = Outputs.gathered(parts)
+        return decoded.texts(lines, self.trainer.datamodule.decode)  # type: ignore[attr-defined]
 
     def _show_samples(self, split: str) -> None:
         """A table of the first sentences, for loggers that have tables."""

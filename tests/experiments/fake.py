@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from experiments.paper_items import figure8, table2, table3, table4
 from experiments.paper_items.runs import at
+from mple.data.corpus import write_corpus
+from mple.data.vocabulary import WordVocabulary
 
 TARGETS = {"estimator": {"_target_": "mple.evaluation.x.X"}}
 LPD = {
@@ -77,12 +77,8 @@ def prepare(outputs: Path, sources: list[str], references: list[str], data: str 
     """The prepared test split of a data set, as far as its text is read."""
     folder = outputs / "data" / data / "test-0123456789ab"
     folder.mkdir(parents=True)
-    lines = pa.array(range(len(references)), pa.int64())
-    table = pa.table({"line": lines, "src_text": pa.array(sources), "tgt_text": pa.array(references)})
-    with pa.OSFile(str(folder / "corpus.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    head = {"fingerprint": "0", "src_fingerprint": "0", "tgt_fingerprint": "0", "counts": {}}
-    (folder / "corpus.json").write_text(json.dumps(head))
+    words = WordVocabulary(sorted({word for text in sources + references for word in text.split()}))
+    write_corpus(folder, zip(range(len(sources)), sources, references, strict=True), words, words)
 
 
 def ends(name: str, unit: str, value: float, half: float) -> dict[str, Any]:
