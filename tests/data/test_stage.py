@@ -1,11 +1,15 @@
 """Stages: whole or not at all, once."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +99,65 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert (tmp_path / "calls").read_text() == "x"
+
+
+def _build_without_locks(root: Path, barrier: Any) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl.flock = no_locks  # type: ignore[assignment]
+
+    def build(folder: Path) -> None:
+        barrier.wait()  # all three are building
+        (folder / "src").mkdir()
+        for number in range(20):
+            (folder / "src" / str(number)).write_text(str(number))
+            time.sleep(0.001)
+        barrier.wait()  # none is done before all have written
+
+    stage(root).run(build)
+
+
+def test_simultaneous_builds_without_file_locks(tmp_path: Path) -> None:
+    """On a file system without locks each process builds in a folder of its own; one result stays, whole."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=_build_without_locks, args=(tmp_path, barrier)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert os.listdir(tmp_path) == [stage(tmp_path).folder.name]
+    folder = stage(tmp_path).run(lambda folder: pytest.fail("it is done"))
+    assert {path.name: path.read_text() for path in (folder / "src").iterdir()} == {
+        str(number): str(number) for number in range(20)
+    }
+
+
+def test_damaged_file_of_a_stage_is_refused_until_it_is_deleted(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (folder / "src").mkdir()
+        (folder / "src" / "words").write_text("a b c")
+
+    folder = stage(tmp_path).run(build)
+    for damage in ("a b d", "a b", ""):
+        (folder / "src" / "words").write_text(damage)
+        with pytest.raises(UserError, match=rf"src/words is damaged .*: delete {folder} to have it made"):
+            stage(tmp_path).run(build)
+    (folder / "src" / "words").unlink()
+    with pytest.raises(UserError, match="src/words is missing"):
+        stage(tmp_path).run(build)
+    shutil.rmtree(folder)
+    assert (stage(tmp_path).run(build) / "src" / "words").read_text() == "a b c"
+
+
+def test_stage_of_an_older_version_without_checksums_is_done(tmp_path: Path) -> None:
+    folder = stage(tmp_path).run(lambda folder: (folder / "words").write_text("a"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"], manifest["checksum"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert stage(tmp_path).run(lambda folder: pytest.fail("it is done")) == folder
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device that is always full")
