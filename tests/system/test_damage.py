@@ -270,5 +270,5 @@ def test_command_that_is_no_command_line_is_refused(copy: Path) -> None:
     for command in ("python train.py 'unclosed", 5):
         path = run_of(copy) / "run.json"
         files.write_json(path, {"command": command})
-        with pytest.raises(UserError, match=r"command of .*run\.json must be a command line"):
+        with pytest.raises(UserError, match=r"command of .*run\.json must be that of a run"):
             evaluate(copy)
