@@ -325,7 +325,7 @@ def join(
         rows=np.array(rows),
         scores=scores,
         counts=counts,
-        fingerprints={name: distilled.fingerprint for name, distilled in opened.items()},
+        fingerprints={name: targets.fingerprint for name, targets in opened.items()},
     )
 
 
