@@ -148,6 +148,18 @@ def average_states(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Ten
     }
 
 
+class ValidateAtEnd(pl.Callback):
+    """Validates after the last update too, where the number of updates is no multiple of those between two
+    validations; without it what was learned since the last one would be in no checkpoint."""
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        if trainer.global_step >= self.updates:
+            trainer.should_stop = True  # Lightning validates before it stops
+
+
 class ShowProgress(pl.Callback):
     """A bar with the time left on a terminal, a line now and then elsewhere."""
 

@@ -35,7 +35,7 @@ from torch import nn
 import mple.resolvers  # noqa: F401  (conf/ uses them)
 from mple import checks, start
 from mple.bleu import check_tokenizer
-from mple.callbacks import Checkpoints, ShowProgress
+from mple.callbacks import Checkpoints, ShowProgress, ValidateAtEnd
 from mple.checks import UserError
 from mple.data.datamodule import TranslationData
 from mple.data.text import SPLITS
@@ -76,6 +76,8 @@ DESCRIBED = (
 """Settings of which an object is made."""
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 MOST_TOKENS = 100_000_000
+EPOCH = "epoch"
+"""`valid_every` of a run that is validated after each pass over its training data, and at its end."""
 
 TEACHERS = ("tiny", "small", "base", "big")
 _OTHER_DATA = "give these a name of their own with data.name=NAME, or move that folder away"
@@ -89,6 +91,8 @@ _PASSED_ON = (
     "teacher_updates",
     "max_tokens",
     "accumulate",
+    "micro_batches",
+    "autoregressive",
     "trainer",
     "logger",
     "outputs",
@@ -97,7 +101,7 @@ _PASSED_ON = (
 students that sweep it have the same teachers; theirs is the budget's."""
 _PASSED_TO_START = (
     *_PASSED_ON,
-    *("student_updates", "teacher_seed", "module", "vanilla_input", "seed", "size"),
+    *("student_updates", "teacher_seed", "module", "non_autoregressive", "vanilla_input", "seed", "size"),
 )
 """Overrides handed on to the run that gives a run its first weights: here too not the optimizer."""
 
@@ -122,6 +126,37 @@ def precision_of(name: object, accelerator: str = "auto") -> str:
     if name != "auto":
         return str(name)
     return "bf16-mixed" if hardware_has_bf16(accelerator) else "32-true"
+
+
+def processes_of(trainer: Mapping[str, Any]) -> int:
+    """Processes that share an update: devices of a node times nodes."""
+    return int(trainer["devices"] * (trainer.get("num_nodes") or 1))
+
+
+def accumulated(micro_batches: object, accumulate: int, trainer: Mapping[str, Any]) -> int:
+    """Micro-batches of one process in an update: `accumulate`, or its share of the `micro_batches` of all.
+
+    Raises:
+        UserError: both are given, or the processes cannot share `micro_batches` evenly.
+    """
+    if micro_batches is None:
+        return accumulate
+    checks.whole("micro_batches", micro_batches, 1, "of all processes in an update")
+    assert isinstance(micro_batches, int)
+    if accumulate != 1:
+        raise UserError(
+            f"accumulate must be left out, or micro_batches=null given, since micro_batches={micro_batches} "
+            f"sets the micro-batches of all processes; got accumulate={accumulate}"
+        )
+    processes = processes_of(trainer)
+    if micro_batches % processes:
+        divisors = [str(n) for n in range(1, micro_batches + 1) if micro_batches % n == 0]
+        nodes = " times trainer.num_nodes" if (trainer.get("num_nodes") or 1) > 1 else ""
+        raise UserError(
+            f"trainer.devices{nodes} must divide micro_batches={micro_batches}, so be "
+            f"{', '.join(divisors[:-1])} or {divisors[-1]}; got {processes}"
+        )
+    return micro_batches // processes
 
 
 def check_trainer(settings: Any) -> None:
@@ -208,7 +243,19 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     checks.whole("data.max_length", plain["data"]["max_length"], 1, "tokens", high=MOST_POSITIONS)
     check_tokenizer("data.tokenize", plain["data"]["tokenize"])
     check_trainer(plain["trainer"])
-    check_rhythm(plain["updates"], plain["valid_every"], plain["log_every"])
+    if plain["valid_every"] == EPOCH:
+        for name in ("updates", "log_every"):
+            checks.whole(name, plain[name], 1, "updates", high=MOST_UPDATES)
+    elif isinstance(plain["valid_every"], str):
+        raise UserError(
+            f"valid_every must be a whole number of updates, or {EPOCH}; got {plain['valid_every']!r}"
+        )
+    else:
+        check_rhythm(plain["updates"], plain["valid_every"], plain["log_every"])
+    checks.mapping("autoregressive", plain["autoregressive"], "positions, spread, beam, length_penalty")
+    checks.mapping("non_autoregressive", plain["non_autoregressive"], "max_offset")
+    if (ratio := plain["data"].get("max_ratio")) is not None:
+        checks.number("data.max_ratio", ratio, 1, 1e6)
     return plain
 
 
@@ -252,6 +299,7 @@ class Job:
             check_targets(plain, foreign)
             self.cfg = cfg = OmegaConf.create(plain)  # an interpolation may have another value each time
         self.plain = check_settings(cfg)
+        self.accumulate = accumulated(cfg.micro_batches, cfg.accumulate, self.plain["trainer"])
         self.is_student = "proxy" in instantiate_parameters(cfg.module)
         self.size = Size.named(self.plain["sizes"], cfg.size)
         if cfg.data.max_length + 1 > self.size.max_positions:  # with eos
@@ -318,6 +366,12 @@ class Job:
         if not self.is_student and not self.candidates:
             unused += ("proxy_target",)  # the reference, as it always was
         own = {key: value for key, value in self.plain.items() if key not in unused}
+        if self.cfg.micro_batches is not None:
+            # However many processes share an update, its batches, T, Z and loss are the same; what differs is
+            # only which random numbers dropout draws, as between a CPU and a GPU.
+            shared = ("devices", "num_nodes")
+            own["trainer"] = {key: value for key, value in own["trainer"].items() if key not in shared}
+            del own["accumulate"]
         first = self.first_stage()
         if first is not None:
             own["start"] = first.run.key
@@ -446,9 +500,10 @@ class Job:
         candidates: tuple[str, ...] = (),
         distilled: Any = None,
         max_tokens: int | None = None,
+        accumulate: int | None = None,
         vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ) -> TranslationData:
-        """`max_tokens`: of a micro-batch, where it is not the configuration's. `vocabularies`: those that a
+        """`max_tokens`, `accumulate`: where they are not the configuration's. `vocabularies`: those that a
         finished run has learned with."""
         cfg = self.cfg
         return TranslationData(
@@ -457,7 +512,8 @@ class Job:
             vocabulary=self.vocabulary,
             max_length=cfg.data.max_length,
             max_tokens=max_tokens or cfg.max_tokens,
-            accumulate=cfg.accumulate,
+            max_ratio=cfg.data.get("max_ratio"),
+            accumulate=accumulate or self.accumulate,
             seed=seed,
             candidates=candidates,
             distilled=distilled,
@@ -465,6 +521,15 @@ class Job:
             num_workers=cfg.trainer.num_workers,
             vocabularies=vocabularies,
         )
+
+    def valid_every(self, data: TranslationData) -> int:
+        """Updates between validations. Of `epoch` those of an epoch of these data, to the nearest multiple of
+        log_every, where the log's averages begin anew: a function of configuration and data."""
+        cfg = self.cfg
+        if cfg.valid_every != EPOCH:
+            return int(cfg.valid_every)
+        epoch = data.updates_per_epoch(processes_of(self.plain["trainer"]))
+        return int(min(max(1, round(epoch / cfg.log_every)) * cfg.log_every, cfg.updates))
 
     def distilled_folder(self) -> Path:
         return self.run.folder / "distilled"
@@ -667,21 +732,18 @@ class Job:
         if resume and changed:
             console.print(f"warning: the numbers may differ in their last digits: {'; '.join(changed)}")
         loggers = [self._logger(name, node, resume) for name, node in (cfg.get("logger") or {}).items()]
-        progress = ShowProgress(run.experiment, cfg.updates)
+        callbacks: list[pl.Callback] = [checkpoints, ShowProgress(run.experiment, cfg.updates)]
+        if cfg.valid_every == EPOCH:
+            callbacks.append(ValidateAtEnd(cfg.updates))
+        valid_every = self.valid_every(data)
         trainer = trainer_of(
-            cfg.trainer,
-            self.precision,
-            cfg.updates,
-            cfg.valid_every,
-            [checkpoints, progress],
-            loggers,
-            run.folder,
+            cfg.trainer, self.precision, cfg.updates, valid_every, callbacks, loggers, run.folder
         )
         path = str(run.last) if resume else None
         trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
         if not checkpoints.best:
             raise UserError(
-                f"no validation happened in {cfg.updates} updates: valid_every={cfg.valid_every} is too large"
+                f"no validation happened in {cfg.updates} updates: valid_every={valid_every} is too large"
             )
         if is_first():
             write_whole(checkpoints.average(), run.folder / "averaged.pt")

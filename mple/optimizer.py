@@ -2,7 +2,8 @@
 
 Source: App. G of the paper (transformer-base settings: Adam (0.9, 0.98), weight decay 0.01, peak rate 5e-4
 after 10,000 updates, then falling with the inverse square root). fairseq's Adam decouples its weight decay,
-so this is AdamW.
+so this is AdamW. Difference: update k, counted from 0, has the rate that fairseq gives to its update k + 1;
+its first has rate 0 and changes nothing.
 """
 
 from collections.abc import Iterable, Sequence

@@ -40,6 +40,7 @@ DATA = "data.json"
 NOT_IDENTITY = (
     *("outputs", "logger", "seed", "name", "hydra"),
     *("teacher_seed", "teacher_updates", "student_updates", "updates_of", "fine_tuning_lr", "sizes"),
+    *("autoregressive", "non_autoregressive"),
 )
 """Settings that do not change what a run learns, that have a folder level of their own, or that others are
 made of (a run's own size and number of updates are told apart from the budget they come from)."""

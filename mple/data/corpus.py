@@ -28,7 +28,7 @@ import pyarrow as pa
 import rich.progress
 
 from mple import files
-from mple.checks import UserError, whole
+from mple.checks import UserError, number, whole
 from mple.data.stage import Stage, remedy_of, verify
 from mple.data.text import SPLITS, Source
 from mple.data.vocabulary import BPE, Vocabulary, Words, load_vocabularies
@@ -280,6 +280,7 @@ def write_corpus(
     src_vocabulary: Vocabulary,
     tgt_vocabulary: Vocabulary,
     max_length: int | None = None,
+    max_ratio: float | None = None,
     keep_text: bool = True,
     label: str = "",
     total: int | None = None,
@@ -288,6 +289,8 @@ def write_corpus(
 
     pairs: where it is a generator that returns numbers by name at its end, these are recorded as `realised`.
     max_length: drop pairs with more content tokens than this on a side; None keeps them.
+    max_ratio: drop pairs with more than this many times as many content tokens on one side as on the other;
+        None keeps them.
     keep_text: write the raw text beside the ids.
     label, total: what the progress bar says.
 
@@ -303,6 +306,8 @@ def write_corpus(
     counts = {"read": 0, "kept": 0, "empty": 0, "over_long": 0}
     unknown = _Unknown(src_vocabulary), _Unknown(tgt_vocabulary)
     num_equal = 0
+    if max_ratio is not None:
+        counts["unequal"] = 0
     digest = ContentDigest()
     realised: dict[str, float | int] = {}
     with arrow_writer(folder / "corpus.arrow", schema) as writer:
@@ -312,7 +317,12 @@ def write_corpus(
             src_lengths, tgt_lengths = (np.array([len(ids) for ids in side]) for side in (src, tgt))
             is_empty = np.minimum(src_lengths, tgt_lengths) == 0
             is_long = ~is_empty & (np.maximum(src_lengths, tgt_lengths) > (max_length or np.inf))
-            kept = np.flatnonzero(~is_empty & ~is_long).tolist()
+            is_unequal = np.zeros_like(is_long)
+            if max_ratio is not None:
+                longer, shorter = np.maximum(src_lengths, tgt_lengths), np.minimum(src_lengths, tgt_lengths)
+                is_unequal = ~is_empty & ~is_long & (longer > max_ratio * shorter)
+                counts["unequal"] += int(is_unequal.sum())
+            kept = np.flatnonzero(~is_empty & ~is_long & ~is_unequal).tolist()
             counts["read"] += len(chunk)
             counts["kept"] += len(kept)
             counts["empty"] += int(is_empty.sum())
@@ -332,6 +342,8 @@ def write_corpus(
                 columns.append(pa.array([tgt_texts[i] for i in kept], pa.string()))
             writer.write_batch(pa.record_batch(columns, schema=schema))
     what = "{read} pairs read, {empty} empty, {over_long} over-long".format(**counts)
+    if max_ratio is not None:
+        what += f", {counts['unequal']} with a side more than {max_ratio:g} times as long as the other"
     if not counts["kept"]:
         raise UserError(f"{label or folder.name} must have a pair with two non-empty sides; got {what}")
     log.info("%s: %d pairs kept (%s)", label or folder.name, counts["kept"], what)
@@ -391,9 +403,12 @@ class Preparation:
     vocabulary: BPE | Words
     max_length: int
     own: tuple[Vocabulary, Vocabulary] | None = None
+    max_ratio: float | None = None
 
     def __post_init__(self) -> None:
         whole("data.max_length", self.max_length, 1, unit="content tokens")
+        if self.max_ratio is not None:
+            number("data.max_ratio", self.max_ratio, 1)
 
     @cached_property
     def _inputs(self) -> dict[str, str]:
@@ -414,6 +429,8 @@ class Preparation:
             settings: dict[str, object] = dict(languages)
             if split == "train":
                 settings["max_length"] = self.max_length
+                if self.max_ratio is not None:
+                    settings["max_ratio"] = self.max_ratio
             stages[split] = Stage(self.root, split, settings, self._inputs | {"vocabulary": key})
         return stages
 
@@ -444,6 +461,7 @@ class Preparation:
                     src_vocabulary,
                     tgt_vocabulary,
                     max_length=self.max_length if split == "train" else None,
+                    max_ratio=self.max_ratio if split == "train" else None,
                     keep_text=split != "train",
                     label=f"{split} split",
                     total=None if not sys.stderr.isatty() else self.source.size(split),

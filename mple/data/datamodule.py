@@ -10,7 +10,7 @@ update k of the run, whatever happened before, so a run resumed at step k contin
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,8 @@ class TranslationData(pl.LightningDataModule):
     root: folder of the prepared data; several runs may share it.
     vocabulary: how to learn the vocabularies.
     max_length: content tokens; training pairs with a longer side are dropped.
+    max_ratio: training pairs with more than this many times as many content tokens on one side as on the
+        other are dropped; None drops none.
     max_tokens: size of a micro-batch of one process, sentences × width, padding and eos included.
     accumulate: micro-batches of one process in an update.
     seed: of the order of training.
@@ -84,6 +86,7 @@ class TranslationData(pl.LightningDataModule):
         vocabulary: BPE | Words,
         max_length: int,
         max_tokens: int,
+        max_ratio: float | None = None,
         accumulate: int = 1,
         seed: int = 0,
         candidates: Sequence[str] = (),
@@ -101,7 +104,7 @@ class TranslationData(pl.LightningDataModule):
             raise UserError(
                 f"max_tokens must be at least data.max_length + 1 = {max_length + 1}; got {max_tokens}"
             )
-        self.preparation = Preparation(source, Path(root), vocabulary, max_length, vocabularies)
+        self.preparation = Preparation(source, Path(root), vocabulary, max_length, vocabularies, max_ratio)
         self.max_tokens, self.accumulate, self.seed, self.num_workers = (
             max_tokens,
             accumulate,
@@ -185,12 +188,20 @@ class TranslationData(pl.LightningDataModule):
         for index in evaluation_batches(src, tgt, max_tokens or self.max_tokens):
             yield collate(corpus, rows[index])
 
+    @cached_property
+    def _buckets(self) -> TokenBuckets:
+        _, (src, tgt) = self._view("train")
+        return TokenBuckets(src, tgt, self.max_tokens, self.seed)
+
+    def updates_per_epoch(self, world_size: int) -> float:
+        """Updates of one pass over the training data by `world_size` processes."""
+        return len(self._buckets) / (world_size * self.accumulate)
+
     def train_dataloader(self) -> "UpdateLoader":
-        make, (src, tgt) = self._view("train")
-        buckets = TokenBuckets(src, tgt, self.max_tokens, self.seed)
+        make, _ = self._view("train")
 
         def updates() -> Iterator[list[np.ndarray]]:
-            return buckets.updates(self._world_size, self.accumulate, self._rank, self._step())
+            return self._buckets.updates(self._world_size, self.accumulate, self._rank, self._step())
 
         return UpdateLoader(make, updates, self.num_workers, self._step)
 

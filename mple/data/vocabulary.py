@@ -244,18 +244,20 @@ def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
 class BPE:
     """Byte pair encoding (Sennrich et al., 2016), learned by SentencePiece.
 
-    size: number of ids of a vocabulary, special symbols included.
+    size: number of ids of a vocabulary, special symbols and characters included (not of merges); with
+        `joint=False` also a mapping from language to number.
     joint: one vocabulary of both languages (App. G: En-De, En-Ro) or one each (Zh-En).
     byte_fallback: spell unseen characters in bytes instead of `<unk>`; takes 256 ids.
     character_coverage: share of the sample's characters that get an id of their own.
     segment: language -> "jieba", for text without spaces between words; None for none.
     sample: pairs to learn from, drawn uniformly when the corpus has more, so that memory is bounded.
 
-    Source: App. G. The paper learns 32k merges on tokenised text; this is SentencePiece on raw text, so that
-    decoding gives back the text.
+    Source: App. G. The paper learns 32k merges on tokenised text, which gives vocabularies of 40k (En-De),
+    48k (Chinese) and 33k (English); this is SentencePiece on raw text, so that decoding gives back the text,
+    and `size` sets these numbers themselves.
     """
 
-    size: int = 8000
+    size: int | Mapping[str, int] = 8000
     joint: bool = True
     byte_fallback: bool = False
     character_coverage: float = 1.0
@@ -263,7 +265,16 @@ class BPE:
     sample: int = 1_000_000
 
     def __post_init__(self) -> None:
-        whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
+        if isinstance(self.size, Mapping):
+            if self.joint:
+                raise UserError(
+                    "data.vocabulary.size must be one number with data.vocabulary.joint=true; "
+                    f"got {dict(self.size)}"
+                )
+            for language, size in self.size.items():
+                whole(f"data.vocabulary.size.{language}", size, _NUM_SPECIAL + 1, high=_MOST)
+        else:
+            whole("data.vocabulary.size", self.size, _NUM_SPECIAL + 1, high=_MOST)
         whole("data.vocabulary.sample", self.sample, 1, unit="pairs", high=_MOST)
         number("data.vocabulary.character_coverage", self.character_coverage, 0.9, 1.0)
         for language, how in (self.segment or {}).items():
@@ -271,7 +282,8 @@ class BPE:
 
     def settings(self) -> dict[str, object]:
         """What the result depends on, for a stage's manifest."""
-        return {"kind": "bpe", **vars(self), "segment": dict(self.segment or {})}
+        size = dict(self.size) if isinstance(self.size, Mapping) else self.size
+        return {"kind": "bpe", **vars(self), "size": size, "segment": dict(self.segment or {})}
 
     def learn(
         self, pairs: Iterable[tuple[str, str]], src_lang: str, tgt_lang: str
@@ -279,8 +291,14 @@ class BPE:
         """Source and target vocabulary from training pairs. Deterministic.
 
         Raises:
-            UserError: `size` does not fit the corpus, or `segment` names a language that is not of the pair.
+            UserError: `size` does not fit the corpus, or `size` or `segment` names a language that is not of
+                the pair, or `size` lacks one that is.
         """
+        if isinstance(self.size, Mapping) and set(self.size) != {src_lang, tgt_lang}:
+            raise UserError(
+                f"data.vocabulary.size must have a number for {src_lang} and one for {tgt_lang}; "
+                f"got {dict(self.size)}"
+            )
         segment = self.segment or {}
         for language in segment:
             one_of("a language in vocabulary.segment", language, (src_lang, tgt_lang))
@@ -289,14 +307,17 @@ class BPE:
         src = [segmented(src, src_how) for src, _ in sample]
         tgt = [segmented(tgt, tgt_how) for _, tgt in sample]
         if self.joint:
-            model = self._train(src + tgt)
+            model = self._train(src + tgt, src_lang)
             return SentencePieceVocabulary(model, src_how), SentencePieceVocabulary(model, tgt_how)
         return (
-            SentencePieceVocabulary(self._train(src), src_how),
-            SentencePieceVocabulary(self._train(tgt), tgt_how),
+            SentencePieceVocabulary(self._train(src, src_lang), src_how),
+            SentencePieceVocabulary(self._train(tgt, tgt_lang), tgt_how),
         )
 
-    def _train(self, sentences: list[str]) -> bytes:
+    def _train(self, sentences: list[str], language: str) -> bytes:
+        key, size = "data.vocabulary.size", self.size
+        if isinstance(size, Mapping):
+            key, size = f"{key}.{language}", size[language]
         pad, bos, eos, unk, mask, blank = map(_named, SPECIAL_TOKENS)
         model = io.BytesIO()
         try:
@@ -304,7 +325,7 @@ class BPE:
                 sentence_iterator=(part for sentence in sentences for part in _parts(sentence)),
                 model_writer=model,
                 model_type="bpe",
-                vocab_size=self.size,
+                vocab_size=size,
                 character_coverage=self.character_coverage,
                 byte_fallback=self.byte_fallback,
                 normalization_rule_name="identity",
@@ -329,7 +350,7 @@ class BPE:
                 accepted = f"at least {least[1]} on this corpus, one for every character"
             else:
                 raise
-            raise UserError(f"data.vocabulary.size must be {accepted}; got {self.size}") from None
+            raise UserError(f"{key} must be {accepted}; got {size}") from None
         return model.getvalue()
 
 

@@ -35,6 +35,9 @@ from mple.types import Batch
 NEEDED = ("config.yaml", "run.json", "metrics.json", "averaged.pt")
 _REMEDY = "it can be measured only on those (data.root=FOLDER names the place of files that were moved)"
 
+_WHOLE = ("sizes", "module", "objective")
+"""Groups in which a setting that a run's own configuration lacks is off: its version did not have it."""
+
 
 class Finished:
     """`run.module`, `run.data` and `run.job` of a run's folder; each is made when first asked for.
@@ -90,6 +93,10 @@ class Finished:
         today: Any = OmegaConf.to_container(composed("train", overrides), resolve=False)
         if isinstance(own.get("data"), dict) and own["data"].get("vocabulary") is not None:
             today["data"]["vocabulary"] = {}  # as it was learned: what the run's own does not set was not set
+        for key in _WHOLE:
+            if isinstance(own.get(key), dict):
+                today[key] = {}
+        today["micro_batches"] = own.get("micro_batches")
         cfg = OmegaConf.merge(today, own)
         assert isinstance(cfg, DictConfig)
         cfg.outputs = outputs
@@ -163,10 +170,13 @@ class Finished:
         """The run's raw data, once they have been compared with what it was made from."""
         return self.data.preparation.source
 
-    def prepared(self, seed: int = 0, max_tokens: int | None = None) -> TranslationData:
+    def prepared(
+        self, seed: int = 0, max_tokens: int | None = None, accumulate: int | None = None
+    ) -> TranslationData:
         """The run's data in its own vocabularies.
 
-        seed: of the order of training. max_tokens: of a batch; None takes the run's.
+        seed: of the order of training. max_tokens: of a batch; accumulate: batches of an update; None takes
+            the run's.
 
         Raises:
             UserError: the data are not those that the run was made from.
@@ -177,7 +187,7 @@ class Finished:
         ready = all((folder / "valid" / "distilled.json").exists() for folder in distilled.values())
         own = vocabularies(self.folder)[:2] if (self.folder / VOCABULARY).exists() else None
         candidates = job.candidates if ready else ()
-        data = job.data(seed, candidates, distilled if ready else None, max_tokens, own)
+        data = job.data(seed, candidates, distilled if ready else None, max_tokens, accumulate, own)
         data.setup()
         if (made := MadeFrom.read(self.folder)) is not None:
             made.check_prepared(data, self.folder, _REMEDY)

@@ -1,12 +1,14 @@
 """The length factor λ that gives the best validation BLEU (App. D, "Decoding Tricks")."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mple import checks
 from mple.checks import UserError
 from mple.data.corpus import tracked
+from mple.decoding.beam import Beam
 from mple.decoding.decode import Decode
 from mple.evaluation.finished import Finished
 
@@ -30,8 +32,7 @@ class LengthFactor:
         checks.number("estimator.step", self.step, 0.001, 1)
 
     def factors(self) -> list[float]:
-        steps = int((self.high - self.low) / self.step + 1e-9)
-        return [round(self.low + i * self.step, 6) for i in range(steps + 1)]
+        return grid(self.low, self.high, self.step)
 
     def __call__(self, run: Finished) -> dict[str, float]:
         decoding = getattr(run.module, "decoding", None)
@@ -40,12 +41,28 @@ class LengthFactor:
                 "estimator=length_factor needs decoding=length_parallel, npd or mask_predict; "
                 f"got {type(decoding).__name__}"
             )
-        _, sources, references = run.data.text("valid")
-        found: dict[float, float] = {}
-        for factor in tracked(self.factors(), "length factors"):
+
+        def with_factor(factor: float) -> Decode:
             lengths = dataclasses.replace(decoding.lengths, factor=factor)  # type: ignore[type-var]
-            outputs = run.translate("valid", dataclasses.replace(decoding, lengths=lengths))
-            found[factor] = run.module.score("valid", sources, references, outputs)["tokenised_bleu"]
-        best = max(found, key=lambda factor: (found[factor], -abs(factor - 1)))
-        report = {f"valid_bleu_at_{factor:g}": bleu for factor, bleu in found.items()}
+            return dataclasses.replace(decoding, lengths=lengths)
+
+        report, best = tuned(run, self.factors(), with_factor, "length factors")
         return report | {"best_factor": best}
+
+
+def grid(low: float, high: float, step: float) -> list[float]:
+    """`low`, `low` + `step` and so on, up to `high`."""
+    return [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-9) + 1)]
+
+
+def tuned(
+    run: Finished, values: list[float], decoding: Callable[[float], Decode | Beam], label: str
+) -> tuple[dict[str, float], float]:
+    """Validation BLEU with the decoding of each value, and the best value; of equal ones the nearest to 1."""
+    _, sources, references = run.data.text("valid")
+    bleu: dict[float, float] = {}
+    for value in tracked(values, label):
+        outputs = run.translate("valid", decoding(value))
+        bleu[value] = run.module.score("valid", sources, references, outputs)["tokenised_bleu"]
+    best = max(bleu, key=lambda value: (bleu[value], -abs(value - 1)))
+    return {f"valid_bleu_at_{value:g}": score for value, score in bleu.items()}, best

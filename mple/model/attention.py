@@ -8,11 +8,23 @@ from mple.backend.rows import Rows
 from mple.model.dropout import Dropout
 from mple.model.linear import Linear, side_by_side
 
+INITIALISATIONS = ("joint", "fairseq")
+
 
 class Attention(nn.Module):
-    """Softmax(q kᵀ / √d) v over heads, with dropout on the weights and an output projection."""
+    """Softmax(q kᵀ / √d) v over heads, with dropout on the weights and an output projection.
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float | int) -> None:
+    initialisation: of the weights W of queries, keys and values. "joint": Xavier's of the matrices that are
+        multiplied, keys and values in one, so max|W| = √(3/d) of queries and √(2/d) of keys and values.
+        "fairseq": Xavier's with gain 1/√2 of three matrices d × d, so max|W| = √(1.5/d) of all three, their
+        biases uniform within ±1/√d. The output's are Xavier's and 0 in both.
+
+    Source: Vaswani et al. (2017); "fairseq" as in its code (`MultiheadAttention.reset_parameters`).
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, dropout: float | int, initialisation: str = "joint"
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query = Linear(d_model, d_model)
@@ -22,6 +34,11 @@ class Attention(nn.Module):
         for linear in (self.query, self.key_value, self.output):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
+        if initialisation == "fairseq":
+            for weight in (self.query.weight, *self.key_value.weight.detach().chunk(2)):
+                nn.init.xavier_uniform_(weight, gain=2**-0.5)
+            for linear in (self.query, self.key_value):
+                nn.init.uniform_(linear.bias, -(d_model**-0.5), d_model**-0.5)
 
     def forward(self, x: Float[Tensor, "*P D"], rows: Rows) -> Float[Tensor, "*Q D"]:
         """Attend from `x` to itself; of rows that `Rows.only` made, from the positions that are read."""

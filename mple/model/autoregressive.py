@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mple import backend
-from mple.model.transformer import Decoder, Encoder, Size, embeddings
+from mple import backend, checks
+from mple.model.transformer import POSITIONS, Decoder, Encoder, Size, embeddings
 from mple.types import BOS, EOS, PAD, DecoderOutput, EncoderOutput
 
 
@@ -40,11 +40,20 @@ class DecodingState:
 
 
 class Autoregressive(nn.Module):
-    """Encoder and causal decoder; P(y_i | y_<i, X) (Eq. 2 of the paper)."""
+    """Encoder and causal decoder; P(y_i | y_<i, X) (Eq. 2 of the paper).
 
-    def __init__(self, size: Size, src_size: int, tgt_size: int, is_joint: bool) -> None:
+    positions: "learned" or "sinusoidal"; None: "learned".
+
+    Source: Vaswani et al. (2017), whose positions are sinusoidal, as are those of fairseq's `transformer`.
+    """
+
+    def __init__(
+        self, size: Size, src_size: int, tgt_size: int, is_joint: bool, positions: str | None = None
+    ) -> None:
         super().__init__()
-        src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint)
+        if positions is not None:
+            checks.one_of("module.model.positions", positions, POSITIONS)
+        src_embedding, tgt_embedding = embeddings(size, src_size, tgt_size, is_joint, positions or "learned")
         self.encoder = Encoder(size, src_embedding)
         self.decoder = Decoder(size, tgt_embedding)
         self.max_length = size.max_positions - 1  # one position is bos'

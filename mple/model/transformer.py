@@ -1,8 +1,9 @@
 """The Transformer's parts, shared by the autoregressive teacher and the non-autoregressive student.
 
 Sizes travel as one `Size` (Tables 6 and 10 of the paper are instances of it, in conf/budget/paper.yaml).
-Source: Vaswani et al. (2017). Positions are learned, as in the reference NATs; layer normalisation comes
-before each block (`norm: pre`, trains without a long warm-up) or after it (`norm: post`, the paper's).
+Source: Vaswani et al. (2017). Positions are learned, as in the reference NATs, or sinusoidal, as in fairseq's
+autoregressive model; layer normalisation comes before each block (`norm: pre`, trains without a long warm-up)
+or after it (`norm: post`, the paper's).
 """
 
 import math
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mple import backend, checks
 from mple.backend.rows import Rows
 from mple.checks import UserError
-from mple.model.attention import Attention
+from mple.model.attention import INITIALISATIONS, Attention
 from mple.model.dropout import Dropout
 from mple.model.linear import Linear
 from mple.types import EOS, MASK, PAD, EncoderOutput, SourceWords
@@ -32,11 +34,17 @@ MOST = {
     "max_positions": MOST_POSITIONS,
 }
 """What no Transformer of today has more of: beyond it is a slip of the pen, or an attack on the memory."""
+POSITIONS = ("learned", "sinusoidal")
 
 
 @dataclass(frozen=True)
 class Size:
-    """Width, depth and regularisation of a Transformer. `max_positions` is the longest sentence it reads."""
+    """Width, depth, regularisation and initialisation of a Transformer.
+
+    max_positions: tokens of the longest sentence it reads.
+    attention_dropout: share of the attention weights dropped in training; None: as `dropout`.
+    attention_init: how queries, keys and values begin, "joint" or "fairseq" (see `Attention`); None: "joint".
+    """
 
     d_model: int = 256
     d_ff: int = 1024
@@ -46,16 +54,27 @@ class Size:
     dropout: float | int = 0.1
     norm: str = "pre"
     max_positions: int = 256
+    attention_dropout: float | int | None = None
+    attention_init: str | None = None
 
     def __post_init__(self) -> None:
         for name, most in MOST.items():
             checks.whole(f"size.{name}", getattr(self, name), 1, high=most)
         checks.number("size.dropout", self.dropout, 0, 0.99)
+        if self.attention_dropout is not None:
+            checks.number("size.attention_dropout", self.attention_dropout, 0, 0.99)
+        if self.attention_init is not None:
+            checks.one_of("size.attention_init", self.attention_init, INITIALISATIONS)
         checks.one_of("size.norm", self.norm, ("pre", "post"))
         if self.d_model % self.num_heads:
             raise UserError(
                 f"size.d_model must be a multiple of size.num_heads; got {self.d_model} and {self.num_heads}"
             )
+
+    def attention(self) -> Attention:
+        """A new block of multi-head attention of this size."""
+        dropout = self.dropout if self.attention_dropout is None else self.attention_dropout
+        return Attention(self.d_model, self.num_heads, dropout, self.attention_init or "joint")
 
     @classmethod
     def named(cls, sizes: Mapping[str, Mapping[str, Any]], name: str) -> "Size":
@@ -71,17 +90,47 @@ class Size:
             raise UserError(str(error).replace("size.", f"sizes.{name}.")) from error
 
 
-class Embedding(nn.Module):
-    """Token embeddings times √d plus learned positions, then dropout."""
+def sinusoids(count: int, width: int) -> Float[Tensor, "count width"]:
+    """Positions p = 0 … count − 1: the sine of p / 10000^(i / (h − 1)) for i < h = ⌊width / 2⌋, then the
+    cosine of the same, then a zero where the width is odd.
 
-    def __init__(self, size: Size, vocabulary_size: int) -> None:
+    Source: Vaswani et al. (2017), in the order and with the wavelengths of fairseq's code. There the first
+    token has position 2, here 0: only the difference of two positions has a meaning.
+    """
+    half = width // 2
+    rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / max(half - 1, 1))
+    angles = torch.arange(count, dtype=torch.float64).unsqueeze(1) * rates
+    return functional.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 2)).float()
+
+
+class SinusoidalPositions(nn.Module):
+    """A fixed table of positions, with the attributes of an `nn.Embedding`; not in the state_dict."""
+
+    weight: Float[Tensor, "M D"]
+
+    def __init__(self, num_embeddings: int, width: int) -> None:
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self.register_buffer("weight", sinusoids(num_embeddings, width), persistent=False)
+
+
+class Embedding(nn.Module):
+    """Token embeddings times √d plus positions ("learned" or "sinusoidal"), then dropout."""
+
+    positions: nn.Embedding | SinusoidalPositions
+
+    def __init__(self, size: Size, vocabulary_size: int, positions: str = "learned") -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary_size, size.d_model, padding_idx=PAD)
-        self.positions = nn.Embedding(size.max_positions, size.d_model)
         self.dropout = Dropout(size.dropout)
         self.scale = math.sqrt(size.d_model)
+        if positions == "learned":
+            self.positions = nn.Embedding(size.max_positions, size.d_model)
+        else:
+            self.positions = SinusoidalPositions(size.max_positions, size.d_model)
         nn.init.normal_(self.tokens.weight, std=size.d_model**-0.5)
-        nn.init.normal_(self.positions.weight, std=size.d_model**-0.5)
+        if positions == "learned":
+            nn.init.normal_(self.positions.weight, std=size.d_model**-0.5)
         with torch.no_grad():
             self.tokens.weight[PAD].zero_()
 
@@ -152,7 +201,7 @@ class Residual(nn.Module):
 class EncoderLayer(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.self_attention = Attention(size.d_model, size.num_heads, size.dropout)
+        self.self_attention = size.attention()
         self.feed_forward = FeedForward(size)
         self.attend = Residual(size)
         self.transform = Residual(size)
@@ -165,8 +214,8 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.self_attention = Attention(size.d_model, size.num_heads, size.dropout)
-        self.cross_attention = Attention(size.d_model, size.num_heads, size.dropout)
+        self.self_attention = size.attention()
+        self.cross_attention = size.attention()
         self.feed_forward = FeedForward(size)
         self.attend = Residual(size)
         self.look = Residual(size)
@@ -265,10 +314,12 @@ class Decoder(nn.Module):
         return rows.unpack(self.norm(x))
 
 
-def embeddings(size: Size, src_size: int, tgt_size: int, is_joint: bool) -> tuple[Embedding, Embedding]:
+def embeddings(
+    size: Size, src_size: int, tgt_size: int, is_joint: bool, positions: str = "learned"
+) -> tuple[Embedding, Embedding]:
     """Source and target embeddings. With a joint vocabulary they share the token matrix, and the decoder's
     projection always is the target matrix (all embeddings shared, as in the paper's En-De setting)."""
-    source, target = Embedding(size, src_size), Embedding(size, tgt_size)
+    source, target = Embedding(size, src_size, positions), Embedding(size, tgt_size, positions)
     if is_joint:
         source.tokens = target.tokens
     return source, target

@@ -49,7 +49,7 @@ class AutoregressiveModule(UpdateModule):
 
     def losses(self, batch: Batch, chosen: Chosen | None = None) -> tuple[dict[str, Mean], dict[str, Mean]]:
         text = self.target.text(batch)
-        nats, nll = self._nats(batch, text, self.objective.label_smoothing)
+        nats, nll = self._nats(batch, text, is_smoothed=True)
         tokens = (text != PAD).sum().float()
         logged = {
             "at_loss_bits_per_token": Mean(nll.total * BITS, nll.count),
@@ -57,7 +57,7 @@ class AutoregressiveModule(UpdateModule):
         }
         return {"nats": nats}, logged
 
-    def _nats(self, batch: Batch, text: Int[Tensor, "B T"], smoothing: float) -> tuple[Mean, Mean]:
+    def _nats(self, batch: Batch, text: Int[Tensor, "B T"], is_smoothed: bool) -> tuple[Mean, Mean]:
         """Smoothed and plain loss of a text, over content and eos."""
         labels = self.model.labels(text)
         counts = labels != PAD
@@ -65,6 +65,7 @@ class AutoregressiveModule(UpdateModule):
         output = self.model.decode(self.model.prefixes(text), encoder_out)
         place = counts.flatten().nonzero()[:, 0]  # by number, as in CrossEntropy
         features = output.features.flatten(0, 1).index_select(0, place)
+        smoothing = self.objective.smoothing(len(output.weight)) if is_smoothed else 0.0
         nats, nll = linear_cross_entropy(features, output.weight, labels.flatten()[place], smoothing)
         count = counts.sum().float()
         return Mean(nats, count), Mean(nll, count)
@@ -75,11 +76,11 @@ class AutoregressiveModule(UpdateModule):
         texts = {"raw": batch.tgt_tokens}
         if set(self.target.candidates) - {"raw"} and batch.tgt_candidates is not None:
             texts["proxy"] = self.target.text(batch)
-        found = {}
+        losses = {}
         for name, text in texts.items():
-            _, nll = self._nats(batch, text, 0.0)
-            found[f"at_loss_{name}_bits_per_token"] = Mean(nll.total * BITS, (text != PAD).sum().float())
-        return found
+            _, nll = self._nats(batch, text, is_smoothed=False)
+            losses[f"at_loss_{name}_bits_per_token"] = Mean(nll.total * BITS, (text != PAD).sum().float())
+        return losses
 
     def hypotheses(self, batch: Batch) -> Hypotheses:
         decoding = self.greedy if self.trainer.validating or self.trainer.training else self.decoding

@@ -15,7 +15,10 @@ from mple.types import DecoderInput, DecoderOutput, Mean, Target
 class CrossEntropy:
     """−Σ log P(t_i | Z, X) over positions that count and are not revealed, label-smoothed.
 
-    label_smoothing: ε, spread uniformly over the whole vocabulary as in fairseq's NATs.
+    label_smoothing: ε, spread uniformly over the tokens that `spread` names.
+    spread: "vocabulary": over all V tokens, so the label's own weight is 1 − ε + ε/V, as in fairseq's NATs;
+        "others": over the V − 1 that are not the label, whose weight is 1 − ε, as in fairseq's
+        `label_smoothed_cross_entropy` of autoregressive models. None: "vocabulary".
 
     `nats` is divided by the positions summed; `nll` by *all* target tokens, a revealed one counting with 0,
     which is L_NAT of the paper (the copy mechanism of App. E.6).
@@ -26,9 +29,19 @@ class CrossEntropy:
     """
 
     label_smoothing: float | int = 0.1
+    spread: str | None = None
 
     def __post_init__(self) -> None:
         checks.number("objective.label_smoothing", self.label_smoothing, 0, 0.99)
+        if self.spread is not None:
+            checks.one_of("objective.spread", self.spread, ("vocabulary", "others"))
+
+    def smoothing(self, vocabulary_size: int) -> float | int:
+        """The share that is spread over all V tokens: ε, or for "others" ε·V/(V − 1), of which the label gets
+        the share that leaves 1 − ε to it."""
+        if self.spread != "others":
+            return self.label_smoothing
+        return self.label_smoothing * vocabulary_size / (vocabulary_size - 1)
 
     def reads(self, target: Target, inputs: DecoderInput) -> Bool[Tensor, "B L"]:
         return target.counts & ~inputs.revealed
@@ -50,7 +63,8 @@ class CrossEntropy:
             labels = torch.cat([labels, penalty.tokens[is_due]])
             penalties = penalty.weights[is_due]
         features = output.features.flatten(0, 1).index_select(0, place)
-        nats, nll = linear_cross_entropy(features, output.weight, labels, self.label_smoothing, penalties)
+        smoothing = self.smoothing(len(output.weight))
+        nats, nll = linear_cross_entropy(features, output.weight, labels, smoothing, penalties)
         if target.truncated is not None:
             left_out = positions & target.truncated
             features, labels = output.features[left_out], target.tokens[left_out]

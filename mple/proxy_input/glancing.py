@@ -13,6 +13,7 @@ Which ones they are is the other choice, and with it Table 3 has these rows:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -121,9 +122,10 @@ class Glancing:
 
 
 def glanced_count(distance: torch.Tensor, ratio: float) -> torch.Tensor:
-    """⌊λ·distance⌋, in exact arithmetic: λ is taken to the nearest 1e-9, so that 0.3 · 10 is 3."""
-    scale = 10**9
-    return distance * math.floor(ratio * scale + 0.5) // scale
+    """⌊λ·distance⌋ in exact arithmetic: λ is the fraction that its float stands for, so that 0.3 · 10 is 3
+    and 1/3 · 3, as in update 50 of 60, is 1."""
+    exact = Fraction(ratio).limit_denominator(10**8)
+    return distance * exact.numerator // exact.denominator
 
 
 def arrivals(uniform: Float[Tensor, "B L"], log_weights: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
