@@ -27,7 +27,7 @@ from mple.data.text import file_sha256
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
 from mple.files import disk_may_fill, read_json, write_json, write_whole, write_yaml
-from mple.launch import accumulated, console, precision_of
+from mple.launch import EPOCH, accumulated, console, precision_of
 from mple.model.nat import NAT
 from mple.modules.input_predictor import InputPredictor
 from mple.modules.non_autoregressive import NonAutoregressive
@@ -119,7 +119,7 @@ class PredictorJob:
         checks.whole("log_every", log_every, 1, "updates")
         valid_every = asked["valid_every"]
         if valid_every is None:
-            of_run = self.run.job.valid_every(self.run.data)
+            of_run = own.valid_every if own.valid_every != EPOCH else self.run.job.valid_every(self.run.data)
             valid_every = max(1, min(of_run, updates) // log_every) * log_every
         checks.whole("valid_every", valid_every, 1, "updates")
         if valid_every % log_every or valid_every > updates:

@@ -246,6 +246,8 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     if plain["valid_every"] == EPOCH:
         for name in ("updates", "log_every"):
             checks.whole(name, plain[name], 1, "updates", high=MOST_UPDATES)
+        if plain["log_every"] > plain["updates"]:
+            raise UserError(f"log_every must be at most updates={plain['updates']}; got {plain['log_every']}")
     elif isinstance(plain["valid_every"], str):
         raise UserError(
             f"valid_every must be a whole number of updates, or {EPOCH}; got {plain['valid_every']!r}"
@@ -468,7 +470,7 @@ class Job:
         for name in names:
             overrides = ["+experiment=at", f"size={name}", f"seed={self.cfg.teacher_seed}", *own]
             cfg = composed("train", overrides)
-            if cfg.updates < cfg.valid_every:
+            if cfg.updates < (cfg.log_every if cfg.valid_every == EPOCH else cfg.valid_every):
                 overrides += self._short(cfg.updates, cfg.log_every)
             try:
                 jobs[name] = Job(composed("train", overrides), overrides, self.foreign)

@@ -34,6 +34,29 @@ def test_worked_number() -> None:
     assert float(nll) == pytest.approx(0.3567, abs=5e-5)
 
 
+def test_smoothing_spread_over_the_others_is_fairseqs() -> None:
+    """V = 50, ε = 0.1: (1 − ε)·NLL + ε/(V − 1) of each other token's, against ε/V of all tokens'."""
+    logits = torch.zeros(1, 1, 50)
+    logits[0, 0, 7] = -6.0
+    target = torch.tensor([[7]])
+    counts = torch.ones(1, 1, dtype=torch.bool)
+    blank = DecoderInput(torch.full((1, 1), MASK), ~counts)
+    log_probs = logits[0, 0].double().log_softmax(0)
+    others = -(log_probs.sum() - log_probs[7])
+    expected = {
+        "others": -0.9 * log_probs[7] + 0.1 / 49 * others,
+        "vocabulary": -0.9 * log_probs[7] + 0.1 / 50 * (others - log_probs[7]),
+    }
+    for spread, loss in expected.items():
+        losses = CrossEntropy(0.1, spread)(output_of(logits), Target(target, counts, target), blank)
+        assert losses["nats"].value() == pytest.approx(float(loss), abs=1e-5)
+        assert losses["nll"].value() == pytest.approx(-float(log_probs[7]), abs=1e-5)
+    assert abs(expected["others"] - expected["vocabulary"]) > 1e-3
+    assert CrossEntropy(0.1).smoothing(50) == 0.1
+    with pytest.raises(UserError, match=r"objective\.spread must be one of"):
+        CrossEntropy(0.1, "all")
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_equals_torch_with_its_gradient(smoothing: float) -> None:
     logits, target, inputs = example(0.4)

@@ -288,3 +288,33 @@ def test_unknown_characters_and_copied_sentences_are_counted(
         "train split: 50 of 50 pairs have the same text as source and as target: "
         "a model of them learns to copy"
     )
+
+
+def test_pairs_of_unequal_length_are_dropped_and_counted(tmp_path: Path) -> None:
+    """max_ratio=1.5: 3 to 2 is kept, 4 to 2 and 1 to 2 are not; what is empty or over-long counts as that."""
+    texts = [
+        ("a b c", "a b"),
+        ("a b c d", "a b"),
+        ("a", "a b"),
+        ("a b", "a b"),
+        ("", "a"),
+        ("a b c d e", "a"),
+    ]
+    pairs = [(line, src, tgt) for line, (src, tgt) in enumerate(texts)]
+    write_corpus(tmp_path, pairs, WORDS, WORDS, max_length=4, max_ratio=1.5)
+    corpus = Corpus.open(tmp_path)
+    assert corpus.lines.tolist() == [0, 3]
+    assert corpus.counts == {"read": 6, "kept": 2, "empty": 1, "over_long": 1, "unequal": 2}
+
+
+def test_max_ratio_is_of_training_alone_and_of_its_manifest(tmp_path: Path) -> None:
+    splits = {name: [("a b c d", "a b"), ("a b", "a b")] for name in ("train", "valid", "test")}
+    plain = Preparation(Lines(splits, []), tmp_path, Words(20), 10)
+    strict = Preparation(Lines(splits, []), tmp_path, Words(20), 10, max_ratio=1.5)
+    assert plain.stages()["train"].key != strict.stages()["train"].key
+    assert plain.stages()["valid"].key == strict.stages()["valid"].key
+    assert {split: len(corpus) for split, corpus in strict.run().corpora.items()} == {
+        "train": 1,
+        "valid": 2,
+        "test": 2,
+    }

@@ -39,6 +39,20 @@ def test_bpe_round_trip_is_exact(byte_fallback: bool) -> None:
     assert len(tgt) == len(src)
 
 
+def test_bpe_size_of_each_language() -> None:
+    src, tgt = BPE({"de": 90, "en": 70}, joint=False).learn(pairs(), "de", "en")
+    assert (len(src), len(tgt)) == (90, 70)
+    assert BPE({"de": 90, "en": 70}, joint=False).settings()["size"] == {"de": 90, "en": 70}
+    with pytest.raises(UserError, match=r"size must be one number with data\.vocabulary\.joint=true"):
+        BPE({"de": 90, "en": 70})
+    with pytest.raises(UserError, match=r"data\.vocabulary\.size must have a number for de and one for en"):
+        BPE({"zh": 90, "en": 70}, joint=False).learn(pairs(), "de", "en")
+    with pytest.raises(
+        UserError, match=r"data\.vocabulary\.size\.en must be at most \d+ on this corpus; got 5000"
+    ):
+        BPE({"de": 90, "en": 5000}, joint=False).learn(pairs(), "de", "en")
+
+
 @pytest.mark.parametrize("how", [BPE(90), Words(30)])
 def test_special_ids(how: BPE | Words) -> None:
     vocabulary, _ = how.learn(pairs(), "de", "en")

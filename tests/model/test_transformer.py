@@ -1,5 +1,6 @@
 """The Transformer's parts against torch's own, cached against full decoding, and padding against none."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from mple.model.attention import Attention
 from mple.model.autoregressive import Autoregressive
 from mple.model.dropout import Dropout
 from mple.model.length import LengthPredictor
-from mple.model.transformer import Size
+from mple.model.transformer import Size, sinusoids
 from mple.types import BOS, EOS, MASK, PAD, EncoderOutput
 from tests.fakes import CONTENT, VOCABULARY, autoregressive, contents, nat, pad_right, sources, tiny_size
 
@@ -166,6 +167,32 @@ class TestSize:
             tiny_size(encoder_layers=0)
         with pytest.raises(UserError, match=r"size\.dropout"):
             Size(dropout=1.0)
+
+
+class TestSinusoidalPositions:
+    def test_values_and_differences(self) -> None:
+        """sin and cos of p / 10000^(i/(h − 1)); the product of two rows depends on their distance alone."""
+        table = sinusoids(50, 8)
+        for p, i in ((0, 0), (3, 1), (49, 3)):
+            angle = p / 10_000 ** (i / 3)
+            assert float(table[p, i]) == pytest.approx(math.sin(angle), abs=1e-6)
+            assert float(table[p, 4 + i]) == pytest.approx(math.cos(angle), abs=1e-6)
+        close((table[3] * table[10]).sum(), (table[33] * table[40]).sum())
+        assert sinusoids(4, 5)[:, 4].tolist() == [0.0] * 4
+
+    def test_model_has_no_weights_of_positions_and_decodes_with_a_cache(self) -> None:
+        torch.manual_seed(0)
+        model = Autoregressive(tiny_size(), VOCABULARY, VOCABULARY, True, "sinusoidal").eval()
+        learned = Autoregressive(tiny_size(), VOCABULARY, VOCABULARY, True)
+        assert not [name for name in model.state_dict() if "positions" in name]
+        missing = set(learned.state_dict()) - set(model.state_dict())
+        assert missing == {f"{side}.embedding.positions.weight" for side in ("encoder", "decoder")}
+        src, tgt = sources([4, 6]), contents([5, 5])
+        prefixes = model.prefixes(tgt)
+        expected = model.decode(prefixes, model.encode(src)).logits.log_softmax(-1)
+        state = model.start(src)
+        for position in range(prefixes.shape[1]):
+            close(model.step(prefixes[:, position], state), expected[:, position])
 
 
 class TestAutoregressive:
