@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mple.checks import UserError
 from mple.decoding.argmax import Argmax
@@ -23,8 +24,10 @@ from mple.decoding.mask_predict import MaskPredict
 from mple.evaluate import evaluate
 from mple.evaluation.finished import Finished
 from mple.evaluation.length_factor import LengthFactor
+from mple.evaluation.length_penalty import LengthPenalty
 from mple.evaluation.text import Text
 from mple.evaluation.total_correlation import TotalCorrelation, sentence_losses
+from mple.model.autoregressive import Autoregressive
 from tests.runs import CONF, distil_at_random, random_run, text_job
 
 
@@ -276,6 +279,57 @@ def test_the_best_length_factor_is_the_best_on_validation(nat: Path, monkeypatch
     assert list(bleu) == ["valid_bleu_at_0.5", "valid_bleu_at_1", "valid_bleu_at_1.5"]
     assert len(set(bleu.values())) == 3
     assert bleu[f"valid_bleu_at_{found['best_factor']:g}"] == max(bleu.values())
+
+
+def test_the_best_length_penalty_is_the_best_on_validation(
+    nat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="estimator=length_penalty needs an autoregressive run"):
+        LengthPenalty()(opened(nat))
+    run = opened(random_run(tmp_path / "at", "+experiment=at"))
+    by_penalty = {0.5: 3.0, 1.0: 7.0, 1.5: 7.0}
+    monkeypatch.setattr(run, "translate", lambda split, beam: [f"{split} {beam.beam} {beam.length_penalty}"])
+
+    def score(
+        split: str, _sources: list[str], _references: list[str], outputs: list[str]
+    ) -> dict[str, float]:
+        decoded, beam, penalty = outputs[0].split()
+        assert (split, decoded, beam) == ("valid", "valid", "5")
+        return {"tokenised_bleu": by_penalty[float(penalty)]}
+
+    monkeypatch.setattr(run.module, "score", score)
+    report = LengthPenalty(low=0.5, high=1.5, step=0.5)(run)
+    assert report == {
+        "valid_bleu_at_0.5": 3.0,
+        "valid_bleu_at_1": 7.0,
+        "valid_bleu_at_1.5": 7.0,
+        "best_length_penalty": 1.0,  # of equal ones the nearest to 1
+    }
+
+
+def test_a_run_whose_version_lacked_the_papers_settings_opens_without_them(tmp_path: Path) -> None:
+    """Its budget=paper had learned positions, dropout on attention weights, and smoothing over all tokens."""
+    older = "autoregressive={positions: null, spread: null}"
+    folder = random_run(
+        tmp_path, "+experiment=at", "budget=paper", older, "micro_batches=null", "valid_every=100"
+    )
+    run_json = json.loads((folder / "run.json").read_text())
+    command = [w for w in shlex.split(run_json["command"]) if w != older and "micro_batches" not in w]
+    (folder / "run.json").write_text(json.dumps(run_json | {"command": shlex.join(command)}))
+    config = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(config, DictConfig)
+    for key in ("autoregressive", "non_autoregressive", "micro_batches"):
+        del config[key]
+    del config.module.model["positions"], config.objective["spread"]
+    for size in config.sizes.values():
+        del size["attention_dropout"], size["attention_init"]
+    OmegaConf.save(config, folder / "config.yaml")
+    run = opened(folder)
+    assert isinstance(run.module.model, Autoregressive)
+    assert isinstance(run.module.model.encoder.embedding.positions, torch.nn.Embedding)
+    assert run.job.size.attention_dropout is None
+    assert run.job.objective.spread is None
+    assert run.job.accumulate == 1
 
 
 def test_what_was_measured_is_kept_with_its_command(nat: Path, hydra_is_ready: None) -> None:

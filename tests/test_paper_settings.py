@@ -3,21 +3,25 @@
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from mple.callbacks import ValidateAtEnd
 from mple.checks import UserError
+from mple.data.batching import TokenBuckets
 from mple.launch import Job
 from mple.model.attention import Attention
 from mple.model.autoregressive import Autoregressive
 from mple.model.transformer import Size
 from mple.proxy_input.glancing import Glancing, glanced_count
-from tests.runs import CONF
+from tests.runs import CONF, text_job
 
 DATA = ("wmt14_en_de", "wmt16_en_ro", "wmt17_zh_en")
 
@@ -264,3 +268,47 @@ def test_glanced_count_is_exact_for_every_update_of_a_run() -> None:
             exact = Fraction(1, 2) - Fraction(step, 5 * total)
             expected = [int(exact * d) for d in range(31)]
             assert glanced_count(distance, Glancing().ratio(step, total)).tolist() == expected
+
+
+def test_valid_every_epoch_validates_after_each_epoch_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the nearest multiple of log_every; a run that was interrupted goes on to the same weights."""
+    words = ["+experiment=vanilla_raw", "max_tokens=256", "accumulate=2", "log_every=2", "valid_every=epoch"]
+
+    def made(name: str, *more: str) -> Job:
+        return text_job(tmp_path / name, "budget=minutes", *words, *more)
+
+    data = made("whole").data(1)
+    batches = len(TokenBuckets(*data.corpus("train").lengths(), 256, 1))
+    assert data.updates_per_epoch(1) == batches / 2 == 2 * data.updates_per_epoch(2)
+    every = 2 * round(batches / 4)
+    updates = 2 * every + 1
+    short = made("whole", f"updates={every - 1}")
+    assert made("whole", f"updates={updates}").valid_every(data) == every
+    assert short.valid_every(data) == every - 1
+
+    whole = made("whole", f"updates={updates}")
+    whole.execute()
+    kept = sorted(int(path.stem.removeprefix("update")) for path in (whole.run.folder / "best").iterdir())
+    assert kept == [every, 2 * every, updates]
+
+    class Killed(Exception):
+        pass
+
+    stop = ValidateAtEnd.on_train_batch_end
+
+    def killed(self: ValidateAtEnd, trainer: pl.Trainer, *rest: Any) -> None:
+        if trainer.global_step == every + 1:
+            raise Killed
+        stop(self, trainer, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ValidateAtEnd, "on_train_batch_end", killed)
+        with pytest.raises(Killed):
+            made("parts", f"updates={updates}").execute()
+    parts = made("parts", f"updates={updates}")
+    assert parts.run.last.exists()
+    parts.execute()
+    weights = [torch.load(j.run.folder / "averaged.pt", weights_only=True) for j in (whole, parts)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

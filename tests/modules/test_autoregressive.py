@@ -36,6 +36,25 @@ def test_loss_per_content_token_includes_eos_in_the_sum_alone() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("spread", "of_others"), [(None, 0.1 / 20), ("others", 0.1 / 19)])
+def test_label_smoothing_spreads_over_what_the_objective_names(spread: str | None, of_others: float) -> None:
+    """Each other token of V = 20 weighs ε/V, or ε/(V − 1) as in fairseq's criterion."""
+    model, batch = autoregressive(), random_batch([4], [3])
+    objective = CrossEntropy(0.1, spread)
+    module = AutoregressiveModule(
+        model, objective, Beam(beam=1), Raw(), Adam(), lambda *_: {}, seed=1, log_every=1
+    )
+    labels = torch.cat([batch.tgt_tokens, torch.tensor([[EOS]])], 1)
+    output = model.decode(model.prefixes(batch.tgt_tokens), model.encode(batch.src_tokens))
+    log_probs = output.logits.double().log_softmax(-1)
+    own = log_probs.gather(2, labels.unsqueeze(2)).sum()
+    expected = -(1 - 19 * of_others) * own - of_others * (log_probs.sum() - own)
+    minimised, logged = module.losses(batch)
+    assert float(minimised["nats"].total) == pytest.approx(float(expected), rel=1e-5)
+    assert float(logged["at_loss_bits_per_token"].total) == pytest.approx(-float(own) / math.log(2), rel=1e-5)
+
+
+@torch.no_grad()
 def test_loss_of_a_teachers_text_has_a_key_of_its_own() -> None:
     batch = random_batch([4, 2], [3, 5], [[2, 3], [4, 5]], names=("base", "raw"))
     module = AutoregressiveModule(
