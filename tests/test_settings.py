@@ -55,12 +55,15 @@ def job(*words: str) -> Job:
         ("+optimizer.warmup=5", "a key of optimizer must be one of betas, "),
         (
             "+objective.smoothing=5",
-            "a key of objective must be one of label_smoothing; got +obj",
+            "a key of objective must be one of label_smoothing, spread; got +obj",
         ),
         ("+proxy_target.teacher=tiny", "proxy_target has no settings; got +proxy_target.teacher=tiny"),
         ("+module.model.length.offset=5", "a key of module.model.length must be one of detach, "),
         ("+logger.wandb.project=x", "a key of logger must be one of csv; got +logger.wandb.project=x"),
-        ("+sizes.student.depth=5", "a key of sizes.student must be one of d_ff, "),
+        (
+            "+sizes.student.depth=5",
+            "a key of sizes.student must be one of attention_dropout, attention_init, d_ff, ",
+        ),
         ("~trainer.devices", "trainer.devices must be there; got ~trainer.devices"),
         ("~optimizer", "optimizer must be there; got ~optimizer"),
         ("+module.seed=7", "a key of module must be one of "),
