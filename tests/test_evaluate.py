@@ -27,6 +27,7 @@ from mple.evaluation.length_factor import LengthFactor
 from mple.evaluation.length_penalty import LengthPenalty
 from mple.evaluation.text import Text
 from mple.evaluation.total_correlation import TotalCorrelation, sentence_losses
+from mple.files import read_json, write_json, write_yaml
 from mple.model.autoregressive import Autoregressive
 from tests.runs import CONF, distil_at_random, random_run, text_job
 
@@ -313,9 +314,9 @@ def test_a_run_whose_version_lacked_the_papers_settings_opens_without_them(tmp_p
     folder = random_run(
         tmp_path, "+experiment=at", "budget=paper", older, "micro_batches=null", "valid_every=100"
     )
-    run_json = json.loads((folder / "run.json").read_text())
+    run_json = read_json(folder / "run.json")
     command = [w for w in shlex.split(run_json["command"]) if w != older and "micro_batches" not in w]
-    (folder / "run.json").write_text(json.dumps(run_json | {"command": shlex.join(command)}))
+    write_json(folder / "run.json", run_json | {"command": shlex.join(command)})
     config = OmegaConf.load(folder / "config.yaml")
     assert isinstance(config, DictConfig)
     for key in ("autoregressive", "non_autoregressive", "micro_batches"):
@@ -323,7 +324,7 @@ def test_a_run_whose_version_lacked_the_papers_settings_opens_without_them(tmp_p
     del config.module.model["positions"], config.objective["spread"]
     for size in config.sizes.values():
         del size["attention_dropout"], size["attention_init"]
-    OmegaConf.save(config, folder / "config.yaml")
+    write_yaml(folder / "config.yaml", OmegaConf.to_yaml(config))
     run = opened(folder)
     assert isinstance(run.module.model, Autoregressive)
     assert isinstance(run.module.model.encoder.embedding.positions, torch.nn.Embedding)
