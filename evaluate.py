@@ -20,7 +20,7 @@ from mple.settings import check_command
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @guarded
 def main(cfg: DictConfig) -> None:
-    check_command(cfg)
+    check_command(cfg, also=("decoding",))
     # PyTorch and Lightning take seconds to import: a mistaken word and --help are answered before.
     from mple.backend.cpu.memory import keep_memory
     from mple.evaluate import evaluate
@@ -32,4 +32,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    begin(main)
+    begin(main, of_the_run=("decoding",))

@@ -15,13 +15,14 @@ from typing import Any, BinaryIO, TextIO
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from mple import checks
 from mple.backend.cpu.memory import keep_memory
 from mple.checks import UserError
 from mple.command import begin, guarded
 from mple.plain import one_line
-from mple.settings import check_command
+from mple.settings import check_command, check_values, decoding_of
 from mple.trained import Trained, device_of, load
 from mple.translate import Report, Translator, answer, arriving
 
@@ -33,21 +34,28 @@ def translator(cfg: DictConfig) -> Translator:
         raise UserError(
             f"run must be the folder of a finished run or of an export (run=outputs/...); got {came}"
         )
+    own: dict[str, Any] = {
+        name: cfg[name] for name in ("max_tokens", "max_length", "too_long", "n_best", "precision")
+    }
+    check_values(Translator, own)
+    check_values(Translator.stream, {"bucket": cfg.bucket})
     trained = with_decoding(load(cfg.run), cfg)
     trained.to(device_of(cfg.device))
-    return Translator(trained, cfg.max_tokens, cfg.max_length, cfg.too_long, cfg.n_best, cfg.precision)
+    return Translator(trained, **own)
 
 
 def with_decoding(trained: Trained, cfg: DictConfig) -> Trained:
     """With the decoding that was asked for: a whole one, or some settings of the run's own."""
-    asked: Any = OmegaConf.to_container(cfg.decoding, resolve=True) if cfg.get("decoding") else {}
-    if not asked and cfg.teacher is None:
+    if cfg.teacher is not None:
+        checks.path("teacher", cfg.teacher)
+    decoding = decoding_of(cfg, trained.config["decoding"])
+    if decoding is None and cfg.teacher is None:
         return trained
-    own = {} if "_target_" in asked else trained.config["decoding"]
-    node = OmegaConf.to_container(OmegaConf.merge(own, asked))
-    assert isinstance(node, dict)
-    decoding = {str(key): value for key, value in node.items()}
-    return trained.with_decoding(decoding, None if cfg.teacher is None else load(cfg.teacher))
+    try:
+        teacher = None if cfg.teacher is None else load(cfg.teacher)
+    except UserError as error:
+        raise UserError(f"teacher: {error}") from error
+    return trained.with_decoding(decoding or trained.config["decoding"], teacher)
 
 
 def translate(cfg: DictConfig, source: BinaryIO, output: TextIO, errors: TextIO) -> Report:
@@ -74,4 +82,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    begin(main)
+    begin(main, of_the_run=("decoding",))

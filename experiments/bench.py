@@ -31,6 +31,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -51,10 +52,11 @@ from torch.utils.benchmark import Measurement, TaskSpec
 
 from experiments.fairseq import METHODS, Fairseq
 from experiments.paper_items import table2, table3
-from mple import bleu
+from mple import bleu, checks
 from mple.backend import linear_cross_entropy
 from mple.backend.cpu.memory import keep_memory
 from mple.checks import UserError
+from mple.command import guarded
 from mple.decoding.beam import Beam
 from mple.launch import Job, hardware_has_bf16, precision_of, quiet
 from mple.model.autoregressive import Autoregressive
@@ -724,8 +726,6 @@ def prepare(pairs: int, out: Path) -> Iterator[tuple[str, float]]:
 
 
 def data_section(arguments: argparse.Namespace) -> dict[str, Any]:
-    import shutil
-
     rows: dict[str, list[float]] = {"prepare": [], "epoch": []}
     for _ in track(range(min(arguments.rounds, 3)), "data", console=console):
         shutil.rmtree(arguments.out / "prepared50000", ignore_errors=True)
@@ -738,8 +738,6 @@ def data_section(arguments: argparse.Namespace) -> dict[str, Any]:
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """Peak resident memory of a process of its own for each size; private, without the mapped files. BPE is
     learned on a sample of a million pairs (`data.vocabulary.sample`): from there on it does not grow."""
-    import shutil
-
     rows: dict[str, Any] = {}
     for pairs in (50_000, arguments.pairs // 2, arguments.pairs):
         generated_text(arguments.out / f"text{pairs}", pairs)
@@ -824,6 +822,7 @@ def machine() -> dict[str, Any]:
     return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
@@ -852,10 +851,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("fairseq must be given an interpreter that has it, --fairseq PYTHON; got none")
     if arguments.multi30k and not arguments.multi30k.is_dir():
         parser.error(f"--multi30k must be a folder; got {arguments.multi30k}")
+    for name in ("rounds", "updates", "pairs", "vocabulary"):
+        checks.whole(f"--{name}", getattr(arguments, name), 1)
+    if arguments.fairseq and shutil.which(arguments.fairseq) is None:
+        raise UserError(f"--fairseq must be an interpreter that has fairseq; got {arguments.fairseq}")
     quiet()
     keep_memory()
     arguments.out = arguments.out.resolve()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    with checks.writes("--out", arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         default = [name for name in SECTIONS if name != "fairseq" or arguments.fairseq]
         for name in arguments.sections or default:
@@ -863,10 +867,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 INSIDE[name](arguments)
                 continue
             measure, show = SECTIONS[name]
-            try:
-                rows = measure(arguments)
-            except UserError as error:
-                parser.exit(1, f"{error}\n")
+            rows = measure(arguments)
             about = {
                 **machine(),
                 "commit": commit(),

@@ -26,8 +26,9 @@ from rich import box
 from rich.table import Table
 
 from mple.checks import UserError
+from mple.command import answered
 from mple.files import read_json
-from mple.plain import PlainConsole, code, one_line, sheet
+from mple.plain import PlainConsole, code, sheet
 from mple.plain import markdown as escaped
 
 MISSING = "–"
@@ -275,8 +276,9 @@ def show(rows: Sequence[Row], unfinished: Sequence[str]) -> None:
         console.print(f"unfinished: {folder}", soft_wrap=True)
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status: 1, with one line on the error stream, after a mistake."""
+    """The command; returns its exit status: 2, with one line on the error stream, after a mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.collect", description="Gather finished runs."
     )
@@ -287,15 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     stem = "results" if options.data is None else f"results_{options.data}"
-    try:
-        rows, unfinished = collect(options.outputs, options.data)
-        options.to.mkdir(parents=True, exist_ok=True)
-        (options.to / f"{stem}.md").write_text(markdown(rows, unfinished), encoding="utf-8")
-        write_csv(rows, options.to / f"{stem}.csv")
-        plot(rows, [options.to / f"{stem}.png", options.to / f"{stem}.svg"])
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    rows, unfinished = collect(options.outputs, options.data)
+    options.to.mkdir(parents=True, exist_ok=True)
+    (options.to / f"{stem}.md").write_text(markdown(rows, unfinished), encoding="utf-8")
+    write_csv(rows, options.to / f"{stem}.csv")
+    plot(rows, [options.to / f"{stem}.png", options.to / f"{stem}.svg"])
     show(rows, unfinished)
     print(f"written: {options.to / stem}.md, .csv, .png, .svg")
     return 0

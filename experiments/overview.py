@@ -24,7 +24,8 @@ from experiments.paper_items.runs import Library, Study
 from experiments.report import origin_of
 from experiments.reproduce import make_all
 from mple.checks import UserError
-from mple.plain import code, markdown, one_line, pipes
+from mple.command import answered
+from mple.plain import code, markdown, pipes
 
 PAGE = Path(__file__).parent / "README.md"
 HEAD = ("paper item", "command (`python -m experiments.paper_items.`…)", "number", "paper / ours", "of")
@@ -124,8 +125,9 @@ def replaced(text: str, data: str, rows: str) -> str:
     return pattern.sub(lambda _: f"{begin}\n\n{rows}\n\n{end}", text)
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 with one line where there is nothing to write or no place for it."""
+    """Status 2 with one line where there is nothing to write or no place for it."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.overview", description=(__doc__ or "").splitlines()[0]
     )
@@ -133,20 +135,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--second", metavar="NAME", help="data set of Tables 7 and 8")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page (experiments/README.md)")
     options = parser.parse_args(arguments)
-    try:
-        study: Study = item.study(options)
-        items = make_all(study, options.second)
-        if not any(one.is_measured and not one.is_exact for one in items):
-            raise UserError(f"no finished run of data {study.data!r} below {study.outputs}")
-        text = options.page.read_text(encoding="utf-8")
-        text = replaced(text, study.data, table(items))
-        if f"<!-- {study.data} runs -->" in text:
-            rows = run_table(configurations(study), study.data, step_costs(options.page, study.data))
-            text = replaced(text, f"{study.data} runs", rows)
-        options.page.write_text(text, encoding="utf-8")
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    study: Study = item.study(options)
+    items = make_all(study, options.second)
+    if not any(one.is_measured and not one.is_exact for one in items):
+        raise UserError(f"no finished run of data {study.data!r} below {study.outputs}")
+    text = options.page.read_text(encoding="utf-8")
+    text = replaced(text, study.data, table(items))
+    if f"<!-- {study.data} runs -->" in text:
+        rows = run_table(configurations(study), study.data, step_costs(options.page, study.data))
+        text = replaced(text, f"{study.data} runs", rows)
+    options.page.write_text(text, encoding="utf-8")
     print(f"written: {options.page}")
     return 0
 

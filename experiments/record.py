@@ -21,8 +21,8 @@ from pathlib import Path
 
 from experiments.paper_items.runs import COUNTS, Finished, Library, Study, is_same, write_sentence_counts
 from mple.checks import UserError
+from mple.command import answered
 from mple.files import read_json, write_text
-from mple.plain import one_line
 
 RECORDS = Path("experiments/results/runs")
 KEPT = ("metrics.json", "evaluations/*.json", "input_predictor/*/input_predictor.json")
@@ -58,8 +58,9 @@ def record(run: Finished, to: Path) -> Path | None:
     return folder
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 with one line where there is nothing to record."""
+    """Status 2 with one line where there is nothing to record."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.record", description=(__doc__ or "").splitlines()[0]
     )
@@ -67,14 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, default=RECORDS, help=f"folder of the records ({RECORDS})")
     parser.add_argument("--data", metavar="NAME", help="only runs of this data set (all)")
     options = parser.parse_args(arguments)
-    try:
-        runs = [run for run in Library(Study(options.outputs)).all() if options.data in (None, run.data)]
-        if not runs:
-            raise UserError(f"no finished run to record below {options.outputs}")
-        kept = [run.folder for run in runs if record(run, options.to) is None]
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    runs = [run for run in Library(Study(options.outputs)).all() if options.data in (None, run.data)]
+    if not runs:
+        raise UserError(f"no finished run to record below {options.outputs}")
+    kept = [run.folder for run in runs if record(run, options.to) is None]
     for folder in kept:
         print(f"left alone, since a later run is recorded: {folder}")
     print(f"recorded: {len(runs) - len(kept)} runs in {options.to}")

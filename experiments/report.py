@@ -21,8 +21,8 @@ from experiments.paper_items.claims import FAILS, HOLDS, OPEN, Verdict
 from experiments.paper_items.item import Cell, Item, Line
 from experiments.paper_items.runs import Library, Study
 from mple.checks import UserError
+from mple.command import answered
 from mple.plain import markdown as escaped
-from mple.plain import one_line
 
 MARKS = {HOLDS: ("holds", "✓"), FAILS: ("fails", "✗"), OPEN: ("open", "?")}
 
@@ -297,19 +297,16 @@ def write(study: Study, path: Path, second: str | None = None) -> Path:
     return path
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 with one line where there is nothing to report."""
+    """Status 2 with one line where there is nothing to report."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report", description=(__doc__ or "").splitlines()[0]
     )
     item.arguments(parser)
     parser.add_argument("--second", metavar="NAME", help="data set of Tables 7 and 8 (the other direction)")
     options = parser.parse_args(arguments)
-    try:
-        path = write(item.study(options), options.to / "report.html", options.second)
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    path = write(item.study(options), options.to / "report.html", options.second)
     print(f"written: {path}")
     return 0
 

@@ -31,8 +31,9 @@ import torch
 
 from experiments.paper_items import ITEMS, claims, item
 from experiments.paper_items.item import Item
-from experiments.paper_items.runs import EVALUATE, PREDICT, TRAIN, Library, Missing, Study
+from experiments.paper_items.runs import EVALUATE, NO_ROOT, PREDICT, TRAIN, Library, Missing, Study
 from mple.checks import UserError, whole
+from mple.command import answered
 from mple.plain import one_line
 
 SECOND = {"multi30k_de-en": "multi30k_en-de", "tatoeba_en-de": "tatoeba_en-zh"}
@@ -222,6 +223,7 @@ def chosen(only: str | None) -> Sequence[str]:
     return names
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 where everything was made, 1 with a line where something failed."""
     parser = argparse.ArgumentParser(
@@ -234,22 +236,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
     parser.add_argument("--keep-going", action="store_true", help="go on after a command that failed")
     options = parser.parse_args(arguments)
-    try:
-        study = item.study(options)
-        only = chosen(options.only)
-        if options.dry_run:
-            commands = missing(study, options.second, only)
-            print("\n".join(map(str, commands)) if commands else "nothing is missing")
-            return 0
-        whole("--jobs", options.jobs, 1)
-        share_cores(options.jobs)
-        failed = execute(study, options.second, options.keep_going, run, options.jobs, only)
-        from experiments import report
+    study = item.study(options)
+    only = chosen(options.only)
+    whole("--jobs", options.jobs, 1, high=1000)
+    commands = missing(study, options.second, only)
+    if any(NO_ROOT in one.command for one in commands):
+        raise UserError(f"--root must be the folder of the raw files of {options.data}; got none")
+    if options.dry_run:
+        print("\n".join(map(str, commands)) if commands else "nothing is missing")
+        return 0
+    share_cores(options.jobs)
+    failed = execute(study, options.second, options.keep_going, run, options.jobs, only)
+    from experiments import report
 
-        path = report.write(study, options.to / "report.html", options.second)
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    path = report.write(study, options.to / "report.html", options.second)
     print(f"written: {path}")
     return 1 if failed else 0
 

@@ -2,8 +2,13 @@
 
 import contextlib
 import errno
+import inspect
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 
 class UserError(ValueError):
@@ -99,3 +104,80 @@ def writes(name: str, place: object) -> Iterator[None]:
         raise UserError(
             f"{name} must be a place that can be written; got {place} ({error.strerror})"
         ) from error
+
+
+# --- types ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a parameter takes, in words and as a test."""
+
+    phrase: str
+    fits: Callable[[Any], bool]
+
+
+_PLAIN = {
+    Any: Accepted("anything", lambda _: True),
+    inspect.Parameter.empty: Accepted("anything", lambda _: True),
+    None: Accepted("null", lambda value: value is None),
+    type(None): Accepted("null", lambda value: value is None),
+    bool: Accepted("true or false", lambda value: isinstance(value, bool)),
+    int: Accepted("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: Accepted("a number", is_number),
+    str: Accepted("a text", lambda value: isinstance(value, str)),
+    Path: Accepted("a path", lambda value: isinstance(value, str) and bool(value)),
+}
+
+
+def of_type(name: str, value: object, hint: Any) -> None:
+    """Refuse a value of a configuration that a parameter with the annotation `hint` does not take."""
+    accepted = accepts(hint)
+    if not accepted.fits(value):
+        raise UserError(f"{name} must be {accepted.phrase}; got {value!r}")
+
+
+def accepts(hint: Any) -> Accepted:
+    """What a value of a configuration must be for a parameter with the annotation `hint`.
+
+    >>> accepts(float | None).phrase
+    'a number or null'
+    >>> accepts(Mapping[str, int]).fits({"tiny": 1}), accepts(Sequence[int]).fits("12")
+    (True, False)
+    """
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        parts = [accepts(each) for each in arguments if each is not int or float not in arguments]
+        phrases = dict.fromkeys(part.phrase for part in parts)
+        return Accepted(" or ".join(phrases), lambda value: any(part.fits(value) for part in parts))
+    if origin is Annotated:
+        return accepts(arguments[0])
+    if origin is Literal:
+        return Accepted(
+            f"one of {', '.join(map(str, arguments))}",
+            lambda value: any(type(value) is type(each) and value == each for each in arguments),
+        )
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return _PLAIN[Any]
+    if issubclass(kind, Mapping):
+        of = accepts(arguments[1]) if arguments else _PLAIN[Any]
+        return Accepted(
+            "a mapping" + (f", each value {of.phrase}" if arguments else ""),
+            lambda value: (
+                isinstance(value, Mapping)
+                and all(isinstance(k, str) and of.fits(v) for k, v in value.items())
+            ),
+        )
+    if issubclass(kind, Sequence):
+        of = accepts(arguments[0]) if arguments else _PLAIN[Any]
+        return Accepted(
+            "a list" + (f", each entry {of.phrase}" if arguments else ""),
+            lambda value: isinstance(value, list | tuple) and all(map(of.fits, value)),
+        )
+    return Accepted(
+        "a mapping that describes an object (_target_)",
+        lambda value: isinstance(value, Mapping) and "_target_" in value,
+    )

@@ -1,12 +1,13 @@
 """What all commands share: how they start and how they end."""
 
 import contextlib
+import errno
 import functools
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -24,38 +25,124 @@ _NOT_COMPOSED = (ConfigCompositionException, MissingConfigException, OverridePar
 _LAUNCHER_HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _refused: list[str] = []
 """What was wrong with jobs of the multirun that runs in this process."""
+_begun: list[str] = []
+"""Commands of Hydra's whose own part has begun in this process."""
+OUT_OF_MEMORY = (
+    "there is not enough memory; a smaller max_tokens needs less (with accumulate larger by as much, an "
+    "update stays as large), and so does a smaller model or beam"
+)
 
 INPUT_PREDICTOR_WORD = "+experiment=input_predictor"
 """The word of `train.py` that chooses a configuration of its own."""
 
 
 def guarded(main: Any) -> Any:
-    """A user's mistake is one line on stderr and exit status 2; a reader that has seen enough and Ctrl-C are
-    no
-    mistakes; anything else keeps its trace."""
+    """A user's mistake is one line on stderr and exit status 2; so is a lack of memory; a reader that has
+    seen enough and Ctrl-C are no mistakes; anything else keeps its trace."""
 
     @functools.wraps(main)
     def run(*arguments: Any) -> Any:
+        _begun.append(main.__name__)
         try:
             return main(*arguments)
         except UserError as error:
             return _refuse(str(error))
+        except MemoryError:
+            return _refuse(OUT_OF_MEMORY)
         except _NOT_COMPOSED as error:
             return _refuse(complaint(error))
         except hydra.errors.HydraException as error:
             cause = error.__cause__ or error.__context__
+            if cause is not None and is_out_of_memory(cause):
+                return _refuse(OUT_OF_MEMORY)
             if not isinstance(cause, UserError):
                 raise
             return _refuse(str(cause))
-        except BrokenPipeError:
-            # What is still buffered has no reader: or Python would complain about it when it ends.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + 13)  # as if ended by SIGPIPE
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                return _end_unread()
+            if not is_out_of_memory(error):
+                raise
+            return _refuse(OUT_OF_MEMORY)
         except KeyboardInterrupt:
             sys.exit(128 + 2)
 
     return run
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: PyTorch has a class for it on a GPU only."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("not enough memory", "annot allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _end_unread() -> None:
+    """What is still buffered has no reader: or Python would complain about it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + 13)  # as if ended by SIGPIPE
+
+
+def answered(main: Callable[..., int]) -> Callable[..., int]:
+    """For commands that return their exit status: a user's mistake, or a file that cannot be read or
+    written, is one line on stderr and status 2."""
+
+    @functools.wraps(main)
+    def run(*arguments: Any) -> int:
+        try:
+            return main(*arguments)
+        except (UserError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            return 2
+
+    return run
+
+
+def key_values(
+    arguments: Sequence[str], defaults: Mapping[str, Any], more: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """The `key=value` arguments of a command without Hydra, and the other arguments, of which there are none
+    unless `more` names them. The type of a value is that of its default: true or false, a whole number, text.
+
+    Raises:
+        UserError: an unknown key, one given twice, or a value of another type.
+    """
+    given: dict[str, str] = {}
+    others = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if more and not (equals and key.isidentifier()):
+            others.append(argument)
+            continue
+        if not equals or key not in defaults:
+            keys = ", ".join(f"{name}=" for name in defaults)
+            raise UserError(f"an argument must be {more and f'{more} or '}one of {keys}; got {argument!r}")
+        if key in given:
+            raise UserError(f"{key} must be given once; got {key}={given[key]} and {argument}")
+        given[key] = value
+    return {key: _of_type(key, given.get(key), default) for key, default in defaults.items()}, others
+
+
+def _of_type(key: str, value: str | None, default: Any) -> Any:
+    if value is None:
+        return default
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise UserError(f"{key} must be true or false; got {value!r}")
+        return value.lower() == "true"
+    if isinstance(default, int):
+        if not value.isdecimal():
+            raise UserError(f"{key} must be a whole number; got {value!r}")
+        return int(value)
+    if not value or not value.isprintable():
+        raise UserError(f"{key} must be a text on one line; got {value!r}")
+    return value
 
 
 def _refuse(sentence: str) -> float:
@@ -96,12 +183,15 @@ def _is_text(key: str, value: str) -> bool:
         return False
 
 
-def begin(main: Callable[[], Any]) -> None:
+def begin(main: Callable[[], Any], of_the_run: Collection[str] = ()) -> None:
     """Run a command. A word of it that Hydra cannot use (an unknown choice or key) is one line on stderr,
-    with what is accepted, and exit status 2; Hydra would print many. HYDRA_FULL_ERROR=1 shows the trace."""
-    sys.argv[1:] = as_typed(sys.argv[1:])
+    with what is accepted, and exit status 2; Hydra would print many. HYDRA_FULL_ERROR=1 shows the trace.
+
+    of_the_run: groups that a finished run has already; their settings need no +, and change the run's.
+    """
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra ends the process itself
+    sys.argv[1:] = added(as_typed(sys.argv[1:]), of_the_run)
     try:
         main()
     except _NOT_COMPOSED as error:
@@ -111,10 +201,18 @@ def begin(main: Callable[[], Any]) -> None:
         sys.exit(2)
     except ValueError as error:
         is_choice = str(error).startswith("Config group override")
-        mistake = no_choice(sys.argv[1:]) if is_choice else None
-        if wants_trace or mistake is None:
+        if wants_trace or not is_choice:
             raise
-        print(f"error: {one_line(mistake)}", file=sys.stderr)
+        print(f"error: {one_line(no_choice(sys.argv[1:]) or str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if wants_trace or _begun:
+            raise
+        print(
+            f"error: hydra.run.dir and hydra.sweep.dir must be places that can be written; got "
+            f"{error.filename} ({error.strerror})",
+            file=sys.stderr,
+        )
         sys.exit(2)
     if _refused:
         sys.exit(2)
@@ -124,6 +222,17 @@ def override(key: str, value: str) -> str:
     """`key=value` as Hydra reads it back, whatever characters the text has."""
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"{key}='{escaped}'"
+
+
+def added(words: Sequence[str], groups: Collection[str]) -> list[str]:
+    """Overrides with ++ (add it or change it) before the settings of `groups`, which may be those of a file
+    that the command chooses, or changes of what a finished run has.
+
+    >>> added(["run=x", "decoding.beam=3", "+decoding.min_length=2"], ["decoding"])
+    ['run=x', '++decoding.beam=3', '++decoding.min_length=2']
+    """
+    settings = tuple(f"{group}." for group in groups)
+    return [f"++{bare}" if (bare := word.lstrip("+")).startswith(settings) else word for word in words]
 
 
 def complaint(error: Exception) -> str:
@@ -142,6 +251,8 @@ def no_choice(words: Sequence[str]) -> str | None:
             continue
         with contextlib.suppress(hydra.errors.HydraException):
             override = OverridesParser.create().parse_override(word)
+            if not override.key_or_group:
+                return f"an override must be KEY=VALUE; got {word}"
             names = choices(override.key_or_group)
             if not names or override.is_delete():
                 continue

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mple import checks
 from mple.checks import UserError
-from mple.command import guarded
+from mple.command import guarded, key_values
 from mple.data.vocabulary import Vocabulary
 from mple.files import disk_may_fill
 from mple.foreign import copy_folder
@@ -71,7 +71,7 @@ def export(run: str | Path, to: str | Path, quantization: str = "float32") -> No
         raise UserError(
             f"run must be autoregressive, for CTranslate2 decodes token by token; {trained.name} is a NAT"
         )
-    with disk_may_fill(to):
+    with disk_may_fill(to), checks.writes("to", to):
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
             made = Path(temporary) / "new"
@@ -210,12 +210,7 @@ def options(arguments: list[str]) -> tuple[str, str, str]:
     Raises:
         UserError: an unknown key, or a missing one.
     """
-    given = {"run": "", "to": "", "quantization": "float32"}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in given:
-            raise UserError(f"an argument must be run=, to= or quantization=; got {argument!r}")
-        given[key] = value
+    given, _ = key_values(arguments, {"run": "", "to": "", "quantization": "float32"})
     for key in ("run", "to"):
         if not given[key]:
             raise UserError(f"{key} must name a folder ({key}=FOLDER); got none")

@@ -3,36 +3,36 @@
 import shlex
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from mple import checks
 from mple.checks import UserError
 from mple.evaluation.finished import Finished
 from mple.files import write_json
 from mple.launch import console
 from mple.run import key_of, provenance
-from mple.settings import check_arguments
+from mple.settings import build, check_arguments, decoding_of, described
 
 
 def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     """Measure, show, and write `RUN/evaluations/<estimator>-<key>.json`; the key is of the settings, and of
     the content of what only a `path` names."""
-    check_arguments(OmegaConf.to_container(cfg, resolve=True))
-    evaluation = instantiate(cfg.estimator, _convert_="all")
-    decoding = instantiate(cfg.decoding, _convert_="all") if cfg.get("decoding") else None
-    if decoding is not None and not evaluation.decodes:
+    evaluation = evaluation_of(cfg)
+    asked = cfg.get("decoding") is not None
+    if asked and not evaluation.decodes:
         name = cfg.estimator["_target_"].split(".")[-2]
         raise UserError(f"decoding must not be given with estimator={name}, on which it has no effect")
     run = Finished.open(cfg.run, cfg.device, root=cfg.data.root)
+    decoding = decoding_of(cfg, run.job.plain["decoding"]) if asked else None
     if decoding is not None:
-        run.decode_with(decoding)
+        run.decode_with(build(OmegaConf.create({"decoding": decoding}), "decoding"))
     found = evaluation(run)
     settings: dict[str, Any] = {"estimator": OmegaConf.to_container(cfg.estimator, resolve=True)}
     if "beta" in settings["estimator"] and settings["estimator"]["beta"] is None:
         settings["estimator"]["beta"] = run.beta  # the data set's: the report names the number
     if decoding is not None:
-        settings["decoding"] = OmegaConf.to_container(cfg.decoding, resolve=True)
+        settings["decoding"] = decoding
     if (inputs := getattr(getattr(evaluation, "references", None), "inputs", None)) is not None:
         settings["inputs"] = inputs()
     name = settings["estimator"]["_target_"].split(".")[-2]
@@ -46,6 +46,22 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
         show(f"{name}: {run.name}", found)
     console.print(f"in {path}")
     return found
+
+
+def evaluation_of(cfg: DictConfig) -> Any:
+    """The evaluation that a configuration describes.
+
+    Raises:
+        UserError: a setting of it, or of the decoding, is of a wrong type or out of range.
+    """
+    described(cfg, "estimator")
+    checks.mapping("data", cfg.data, "root")
+    if (root := cfg.data.get("root")) is not None:
+        checks.path("data.root", root)
+    check_arguments(cfg)
+    if cfg.get("decoding") is not None and "_target_" in cfg.decoding:
+        build(cfg, "decoding")  # what is wrong with it is told before the run is opened
+    return build(cfg, "estimator")
 
 
 def show(title: str, found: dict[str, float]) -> None:

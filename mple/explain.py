@@ -19,8 +19,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from mple import checks
 from mple.checks import UserError
-from mple.command import guarded
+from mple.command import guarded, key_values
 from mple.explanation import Explanation, explain
 from mple.files import write_text
 from mple.plain import plain
@@ -62,26 +63,14 @@ def options(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: no sentence or several, an unknown key, a value of another type.
     """
-    given: dict[str, Any] = dict.fromkeys(("run", "to", "reference", "teacher"))
-    given |= {"iterations": 0, "top": 5, "seed": 0}
-    sentences = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not key.isidentifier():
-            sentences.append(argument)
-        elif key not in given:
-            keys = "=, ".join(given)
-            raise UserError(f"an argument must be a sentence or one of {keys}=; got {argument!r}")
-        elif key in ("iterations", "top", "seed"):
-            if not value.isdecimal():
-                raise UserError(f"{key} must be a whole number; got {value!r}")
-            given[key] = int(value)
-        else:
-            given[key] = value
+    defaults: dict[str, Any] = dict.fromkeys(("run", "to", "reference", "teacher"))
+    defaults |= {"iterations": 0, "top": 5, "seed": 0}
+    given, sentences = key_values(arguments, defaults, "a sentence")
     if len(sentences) != 1:
         raise UserError(f"exactly one sentence must be given, in quotes; got {len(sentences)}")
     if not given["run"]:
         raise UserError("run must be the folder of a finished run or of an export (run=FOLDER); got none")
+    checks.one_line("the sentence", sentences[0])
     return given | {"sentence": sentences[0]}
 
 
@@ -100,8 +89,9 @@ def main(arguments: list[str]) -> None:
     path = Path(given["to"] or trained.folder / "explain" / file_name(found.source))
     if path.is_dir():
         raise UserError(f"to must name a file; {path} is a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page(found))
+    with checks.writes("to", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page(found))
     print(plain(f"{found.output}\nin {path}"))
 
 

@@ -19,9 +19,9 @@ import safetensors.torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from mple import onnx_graphs
+from mple import checks, onnx_graphs
 from mple.checks import UserError
-from mple.command import guarded
+from mple.command import guarded, key_values
 from mple.files import checksums, disk_may_fill, read_json, write_json, write_yaml
 from mple.foreign import copy_folder
 from mple.model.nat import NAT
@@ -52,7 +52,7 @@ def export(run: str | Path, to: str | Path, force: bool = False, onnx: bool = Tr
     identity = {key: metrics[key] for key in ("experiment", "data", "key", "seed")}
     _check_target(to, identity, force)
     notes: list[str] = []
-    with disk_may_fill(to):
+    with disk_may_fill(to), checks.writes("to", to):
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
             made = Path(temporary) / "new"
@@ -202,17 +202,7 @@ def options(arguments: list[str]) -> tuple[str, str, bool, bool]:
     Raises:
         UserError: an unknown key, a missing one, or a value of another type.
     """
-    given: dict[str, Any] = {"run": None, "to": None, "force": False, "onnx": True}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in given:
-            raise UserError(f"an argument must be run=, to=, force= or onnx=; got {argument!r}")
-        if key in ("force", "onnx"):
-            if value.lower() not in ("true", "false"):
-                raise UserError(f"{key} must be true or false; got {value!r}")
-            given[key] = value.lower() == "true"
-        else:
-            given[key] = value
+    given, _ = key_values(arguments, {"run": None, "to": None, "force": False, "onnx": True})
     for key in ("run", "to"):
         if not given[key]:
             raise UserError(f"{key} must name a folder ({key}=FOLDER); got none")

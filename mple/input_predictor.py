@@ -12,6 +12,7 @@ RUN is enough to use it (`mple.trained.load_input_distribution`): NATRUN may go.
 """
 
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,15 @@ from mple.data.text import file_sha256
 from mple.data.vocabulary import load_vocabularies
 from mple.evaluation.finished import Finished
 from mple.files import disk_may_fill, read_json, write_json, write_whole, write_yaml
-from mple.launch import EPOCH, accumulated, console, precision_of
+from mple.launch import EPOCH, MOST_TOKENS, accumulated, check_rhythm, check_trainer, console, precision_of
 from mple.model.nat import NAT
 from mple.modules.input_predictor import InputPredictor
 from mple.modules.non_autoregressive import NonAutoregressive
-from mple.optimizer import Adam
+from mple.optimizer import MOST_UPDATES, Adam
 from mple.processes import alone, is_first
 from mple.proxy_target import AlignedTarget
 from mple.run import key_of, provenance, read_weights
-from mple.settings import check_arguments
+from mple.settings import build, check_arguments, described, resolved
 from mple.tracking import RunLog
 from mple.trained import (
     INPUT_PREDICTOR,
@@ -48,6 +49,58 @@ from mple.trained import (
     load,
 )
 from mple.training.trainer import trainer_of
+
+
+def settings_of(
+    cfg: DictConfig, own: DictConfig, vanilla: Mapping[str, Any], valid_every_of_run: Callable[[], int]
+) -> dict[str, Any]:
+    """All that the result depends on. own: the run's configuration; vanilla: the results of P(t|X)'s run.
+
+    Raises:
+        UserError: a setting is of a wrong type or out of range.
+    """
+    asked: Any = resolved(cfg)
+    check_arguments(cfg)
+    for group in ("module", "module.model", "decoding"):
+        described(cfg, group)
+    for name in ("optimizer", "trainer"):
+        checks.mapping(name, asked[name], "its keys and their values")
+    for key in asked["trainer"]:
+        checks.one_of("a key of trainer", key, [str(each) for each in own.trainer])
+
+    def merged(name: str) -> dict[str, Any]:
+        given = {key: value for key, value in asked[name].items() if value is not None}
+        return dict(OmegaConf.to_container(own[name], resolve=True) | given)  # type: ignore[operator]
+
+    updates = asked["updates"]
+    if updates is None:
+        updates = max(1, round(own.student_updates / 3))
+    checks.whole("updates", updates, 1, "updates", high=MOST_UPDATES)
+    log_every = min(own.log_every, updates) if asked["log_every"] is None else asked["log_every"]
+    checks.whole("log_every", log_every, 1, "updates", high=MOST_UPDATES)
+    valid_every = asked["valid_every"]
+    if valid_every is None:
+        valid_every = max(1, min(valid_every_of_run(), updates) // log_every) * log_every
+    check_rhythm(updates, valid_every, log_every)
+    max_tokens = own.max_tokens if asked["max_tokens"] is None else asked["max_tokens"]
+    checks.whole("max_tokens", max_tokens, 1, "tokens", high=MOST_TOKENS)
+    checks.seed("seed", asked["seed"])
+    settings = {
+        "vanilla": [vanilla[key] for key in ("experiment", "data", "key", "seed")],
+        "seed": asked["seed"],
+        "updates": updates,
+        "valid_every": valid_every,
+        "log_every": log_every,
+        "max_tokens": max_tokens,
+        "optimizer": merged("optimizer"),
+        "trainer": merged("trainer"),
+        "module": asked["module"],
+        "decoding": asked["decoding"],
+    }
+    check_arguments(settings)
+    check_trainer(settings["trainer"])
+    build(OmegaConf.create(settings), "optimizer")
+    return settings
 
 
 class PredictorJob:
@@ -68,13 +121,11 @@ class PredictorJob:
         self.run = Finished.open(cfg.of, "cpu", "of", cfg.data.root)
         self.vanilla = Finished.open(cfg.vanilla, "cpu", "vanilla")
         self._check_runs()
-        self.decoding = instantiate(cfg.decoding, _convert_="all")
-        own = self.run.job.cfg
-        self.settings = self._settings(cfg, own)
-        check_arguments(self.settings)
+        self.settings = settings_of(cfg, self.run.job.cfg, self.vanilla.metrics, self._valid_every)
+        self.decoding = build(cfg, "decoding")
         trainer = self.settings["trainer"]
         self.precision = precision_of(trainer["precision"], trainer["accelerator"])
-        self.optimizer: Adam = instantiate(self.settings["optimizer"], _convert_="all")
+        self.optimizer: Adam = build(OmegaConf.create(self.settings), "optimizer")
         self.folder = self.run.folder / INPUT_PREDICTOR / key_of({INPUT_PREDICTOR: self.settings})
 
     def _check_runs(self) -> None:
@@ -103,46 +154,10 @@ class PredictorJob:
                 f"got {vanilla.name} in {vanilla.folder}"
             )
 
-    def _settings(self, cfg: DictConfig, own: DictConfig) -> dict[str, Any]:
-        """All that the result depends on."""
-        asked: Any = OmegaConf.to_container(cfg, resolve=True)
-
-        def merged(name: str) -> dict[str, Any]:
-            given = {key: value for key, value in asked[name].items() if value is not None}
-            return dict(OmegaConf.to_container(own[name], resolve=True) | given)  # type: ignore[operator]
-
-        updates = asked["updates"]
-        if updates is None:
-            updates = max(1, round(own.student_updates / 3))
-        checks.whole("updates", updates, 1, "updates")
-        log_every = min(own.log_every, updates) if asked["log_every"] is None else asked["log_every"]
-        checks.whole("log_every", log_every, 1, "updates")
-        valid_every = asked["valid_every"]
-        if valid_every is None:
-            of_run = own.valid_every if own.valid_every != EPOCH else self.run.job.valid_every(self.run.data)
-            valid_every = max(1, min(of_run, updates) // log_every) * log_every
-        checks.whole("valid_every", valid_every, 1, "updates")
-        if valid_every % log_every or valid_every > updates:
-            raise UserError(
-                "valid_every must be a multiple of log_every and at most updates; "
-                f"got {valid_every}, {log_every} and {updates}"
-            )
-        max_tokens = own.max_tokens if asked["max_tokens"] is None else asked["max_tokens"]
-        checks.whole("max_tokens", max_tokens, 1, "tokens")
-        checks.seed("seed", asked["seed"])
-        found = self.vanilla.metrics
-        return {
-            "vanilla": [found[key] for key in ("experiment", "data", "key", "seed")],
-            "seed": asked["seed"],
-            "updates": updates,
-            "valid_every": valid_every,
-            "log_every": log_every,
-            "max_tokens": max_tokens,
-            "optimizer": merged("optimizer"),
-            "trainer": merged("trainer"),
-            "module": asked["module"],
-            "decoding": asked["decoding"],
-        }
+    def _valid_every(self) -> int:
+        """Updates between the validations of the run."""
+        own = self.run.job.cfg.valid_every
+        return self.run.job.valid_every(self.run.data) if own == EPOCH else int(own)
 
     # --- execution ------------------------------------------------------------------------------------
 

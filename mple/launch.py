@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
@@ -55,7 +56,7 @@ from mple.plain import PlainConsole
 from mple.processes import alone, is_first, several, started_from_outside
 from mple.proxy_target import TextTarget
 from mple.run import MadeFrom, Run, provenance
-from mple.settings import build, check_arguments, composed, resolved
+from mple.settings import build, check_arguments, composed, described, resolved
 from mple.training.trainer import trainer_of
 from mple.types import SPECIAL_TOKENS
 
@@ -160,7 +161,10 @@ def accumulated(micro_batches: object, accumulate: int, trainer: Mapping[str, An
 
 
 def check_trainer(settings: Any) -> None:
-    checks.mapping("trainer", settings, "accelerator, devices, precision, num_workers")
+    names = ("accelerator", "devices", "precision", "num_workers")
+    checks.mapping("trainer", settings, ", ".join(names))
+    if missing := [name for name in names if name not in settings]:
+        raise UserError(f"trainer.{missing[0]} must be there; got {', '.join(map(str, settings))}")
     checks.whole("trainer.devices", settings["devices"], 1, high=10_000)
     checks.one_of("trainer.accelerator", settings["accelerator"], ("auto", "cpu", "gpu", "cuda"))
     checks.one_of("trainer.precision", settings["precision"], PRECISIONS)
@@ -196,8 +200,14 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     if paper is not None:
         checks.mapping("data.paper", paper, "beta, gamma, teacher_updates")
         for name, value in paper.items():
-            if name == "gamma":
+            if name == "beta":
+                checks.number("data.paper.beta", value, 0, 1e6, unit="nats per BLEU point")
+            elif name == "gamma":
                 checks.mapping("data.paper.gamma", value, "tiny: 1.0")
+                for each, weight in value.items():
+                    checks.one_of("a key of data.paper.gamma", each, (*TEACHERS, "raw"))
+                    if weight is not None:
+                        checks.number(f"data.paper.gamma.{each}", weight, 0, 1e6)
             elif name == "teacher_updates":
                 checks.whole("data.paper.teacher_updates", value, 1, "updates", high=MOST_UPDATES)
     for name in ("student_updates", "teacher_updates"):
@@ -217,9 +227,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     plain: dict[str, Any] = resolved(cfg)
     check_arguments(cfg)
     for group in DESCRIBED:
-        node = OmegaConf.select(cfg, group)
-        if not OmegaConf.is_dict(node) or "_target_" not in node:
-            raise UserError(f"{group} must be a mapping that describes an object (_target_); got {node!r}")
+        described(cfg, group)
     loggers = plain.get("logger")
     checks.mapping("logger", {} if loggers is None else loggers, "csv, wandb")
     for name, node in (loggers or {}).items():
@@ -229,9 +237,9 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     checks.folder_name("name", plain["name"])
     checks.folder_name("data.name", plain["data"]["name"])
     checks.path("outputs", plain["outputs"])
-    checks.one_of("size", plain["size"], list(plain["sizes"]))
     for name in plain["sizes"]:
         Size.named(plain["sizes"], name)
+    checks.one_of("size", plain["size"], list(plain["sizes"]))
     for name, value in plain["updates_of"].items():
         checks.one_of("a key of updates_of", name, list(plain["sizes"]))
         checks.whole(f"updates_of.{name}", value, 1, "updates", high=MOST_UPDATES)
@@ -386,12 +394,16 @@ class Job:
         if isinstance(begin, str):
             self.check_size(start.read(Path(begin)), Path(begin))  # before the vocabulary is there
         elif begin is not None:
-            if not isinstance(begin, dict) or set(begin) != {"experiment", "updates"}:
+            if (
+                not isinstance(begin, dict)
+                or set(begin) != {"experiment", "updates"}
+                or not isinstance(begin["experiment"], str)
+            ):
                 raise UserError(
                     f"start must be a file of weights, or an experiment and updates; got {begin!r}"
                 )
             check_name("start.experiment", begin["experiment"])
-            checks.whole("start.updates", begin["updates"], 1, "updates")
+            checks.whole("start.updates", begin["updates"], 1, "updates", high=MOST_UPDATES)
             first = self.first_stage()
             if first is not None and first.is_student != self.is_student:
                 kind = "a NAT" if self.is_student else "an autoregressive model"
@@ -426,7 +438,8 @@ class Job:
         if isinstance(self.plain["start"], str):
             vocabularies = data.src_vocabulary, data.tgt_vocabulary
             start.check_vocabulary(Path(self.plain["start"]), *vocabularies)
-        most = min(job.size.max_positions for job in (self, *self.teachers().values()))
+        sizes = {job.cfg.size: job.size.max_positions for job in (self, *self.teachers().values())}
+        most = min(sizes.values())
         devices = self.cfg.trainer.devices
         for split in ("valid", "test"):
             corpus = data.corpus(split)
@@ -438,10 +451,12 @@ class Job:
             for side, lengths in zip(("source", "target"), corpus.lengths(), strict=True):
                 if len(lengths) and lengths.max() + 1 > most:
                     row = int(lengths.argmax())
+                    longer = [name for name, positions in sizes.items() if positions <= lengths[row]]
+                    remedy = " ".join(f"sizes.{name}.max_positions={lengths[row] + 1}" for name in longer)
                     raise UserError(
                         f"the {side} of line {corpus.lines[row] + 1} of the {split} split must have fewer "
                         f"tokens than max_positions={most}, the least of this run's size and its teachers'; "
-                        f"it has {lengths[row]}"
+                        f"it has {lengths[row]}: shorten or remove that line, or give {remedy}"
                     )
 
     @property
@@ -494,7 +509,14 @@ class Job:
         ]
         if begin["updates"] != self.cfg.student_updates:  # else it is that experiment's own run
             overrides += [f"updates={begin['updates']}", *self._short(begin["updates"], self.cfg.log_every)]
-        return Job(composed("train", overrides), overrides, self.foreign)
+        try:
+            cfg = composed("train", overrides)
+        except MissingConfigException as error:
+            names = ", ".join(error.options or ())
+            raise UserError(
+                f"start.experiment must be one of {names}; got {begin['experiment']!r}"
+            ) from error
+        return Job(cfg, overrides, self.foreign)
 
     def data(
         self,

@@ -10,10 +10,8 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -22,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mple.checks import UserError, is_number
+from mple.checks import UserError, of_type
 
 CONF = Path(__file__).parents[1] / "conf"
 _ADDED = ("experiment", "sweep")
@@ -63,6 +61,10 @@ def check_command(cfg: DictConfig, also: Collection[str] = ()) -> None:
         UserError: the first word that does.
     """
     hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:
+        raise UserError(
+            "hydra.job.chdir must be false: paths are those of the folder of the command; got true"
+        )
     groups = list(hydra_config.runtime.choices)
     check_overrides(str(hydra_config.job.config_name), hydra_config.overrides.task, cfg, groups, also)
 
@@ -227,15 +229,27 @@ def check_arguments(cfg: Any, key: str = "") -> None:
         for name in given:
             if name not in parameters:
                 raise UserError(f"{_keys(where, parameters)}; got {name}={settings[name]}")
-            accepted = accepts(parameters[name].annotation)
-            if not accepted.fits(settings[name]):
-                named = alias(own.get(name), f"{where}.{name}".lstrip("."))
-                raise UserError(f"{named} must be {accepted.phrase}; got {settings[name]!r}")
+            named = alias(own.get(name), f"{where}.{name}".lstrip("."))
+            of_type(named, settings[name], parameters[name].annotation)
         if is_partial:
             continue  # the rest comes from the code
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in given:
                 raise UserError(f"{where}.{name} must be there; got {_names(given) or 'no key'}")
+
+
+def check_values(make: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Refuse settings that are not of the type of the parameter of that name."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+    for name, value in values.items():
+        of_type(name, value, parameters[name].annotation)
+
+
+def described(cfg: DictConfig, key: str) -> None:
+    """Refuse a setting that must describe an object and does not."""
+    node = OmegaConf.select(cfg, key)
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise UserError(f"{key} must be a mapping that describes an object (_target_); got {node!r}")
 
 
 def resolved(cfg: DictConfig) -> Any:
@@ -249,6 +263,23 @@ def resolved(cfg: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         key = error.full_key or "a setting"
         raise UserError(f"{key} cannot be computed: {str(error).splitlines()[0]}") from error
+
+
+def decoding_of(cfg: DictConfig, own: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The decoding that a command about a finished run asks for: a whole one (`decoding=NAME`), or some
+    settings that change the run's `own`; None where it asks for none.
+
+    Raises:
+        UserError: a key or value that its parts do not take.
+    """
+    asked: Any = resolved(cfg).get("decoding")
+    if asked is None or asked == {}:
+        return None
+    if not isinstance(asked, dict):
+        raise UserError(f"decoding must be one of {', '.join(choices('decoding'))}; got {asked!r}")
+    node: Any = asked if "_target_" in asked else OmegaConf.to_container(OmegaConf.merge(own, asked))
+    check_arguments(node, "decoding")
+    return {str(key): value for key, value in node.items()}
 
 
 def build(cfg: DictConfig, key: str, **code: Any) -> Any:
@@ -303,73 +334,3 @@ def _at_all(node: Any, parts: Iterable[str]) -> Any:
     for part in parts:
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
-
-
-# --- types ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """What a parameter takes, in words and as a test."""
-
-    phrase: str
-    fits: Callable[[Any], bool]
-
-
-_PLAIN = {
-    Any: Accepted("anything", lambda _: True),
-    inspect.Parameter.empty: Accepted("anything", lambda _: True),
-    None: Accepted("null", lambda value: value is None),
-    type(None): Accepted("null", lambda value: value is None),
-    bool: Accepted("true or false", lambda value: isinstance(value, bool)),
-    int: Accepted("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    float: Accepted("a number", is_number),
-    str: Accepted("a text", lambda value: isinstance(value, str)),
-    Path: Accepted("a path", lambda value: isinstance(value, str) and bool(value)),
-}
-
-
-def accepts(hint: Any) -> Accepted:
-    """What a value of a configuration must be for a parameter with the annotation `hint`.
-
-    >>> accepts(float | None).phrase
-    'a number or null'
-    >>> accepts(Mapping[str, int]).fits({"tiny": 1}), accepts(Sequence[int]).fits("12")
-    (True, False)
-    """
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        parts = [accepts(each) for each in arguments if each is not int or float not in arguments]
-        phrases = dict.fromkeys(part.phrase for part in parts)
-        return Accepted(" or ".join(phrases), lambda value: any(part.fits(value) for part in parts))
-    if origin is Annotated:
-        return accepts(arguments[0])
-    if origin is Literal:
-        return Accepted(
-            f"one of {', '.join(map(str, arguments))}",
-            lambda value: any(type(value) is type(each) and value == each for each in arguments),
-        )
-    kind = origin or hint
-    if not isinstance(kind, type):
-        return _PLAIN[Any]
-    if issubclass(kind, Mapping):
-        of = accepts(arguments[1]) if arguments else _PLAIN[Any]
-        return Accepted(
-            "a mapping" + (f", each value {of.phrase}" if arguments else ""),
-            lambda value: (
-                isinstance(value, Mapping)
-                and all(isinstance(k, str) and of.fits(v) for k, v in value.items())
-            ),
-        )
-    if issubclass(kind, Sequence):
-        of = accepts(arguments[0]) if arguments else _PLAIN[Any]
-        return Accepted(
-            "a list" + (f", each entry {of.phrase}" if arguments else ""),
-            lambda value: isinstance(value, list | tuple) and all(map(of.fits, value)),
-        )
-    return Accepted(
-        "a mapping that describes an object (_target_)",
-        lambda value: isinstance(value, Mapping) and "_target_" in value,
-    )

@@ -170,10 +170,10 @@ def test_plot_is_written_and_repeats(tmp_path: Path) -> None:
     assert svg.read_bytes() == first
 
 
-def test_no_runs_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_no_runs_is_one_line_and_status_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.collect", "--outputs", str(tmp_path), "--data", "grammar"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: no finished run of data 'grammar'")
     assert line.endswith("python train.py +experiment=glat_dynkd data=grammar")
@@ -183,7 +183,7 @@ def test_no_runs_is_one_line_and_status_1(tmp_path: Path) -> None:
 def test_broken_metrics_are_named(broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_run(tmp_path, "at") / "metrics.json"
     path.write_bytes(broken.encode(errors="surrogateescape"))
-    assert main(["--outputs", str(tmp_path), "--to", str(tmp_path / "tables")]) == 1
+    assert main(["--outputs", str(tmp_path), "--to", str(tmp_path / "tables")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line
     assert not (tmp_path / "tables").exists()

@@ -11,7 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 import mple.resolvers  # noqa: F401  (conf/ uses them)
-from mple.command import as_typed, no_choice
+from mple.checks import UserError
+from mple.command import OUT_OF_MEMORY, added, answered, as_typed, guarded, key_values, no_choice
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +31,17 @@ ROOT = Path(__file__).parents[1]
         (
             "translate.py run=RUN +n_bset=3",
             r"a setting must be one of bucket, .*n_best, .*; got \+n_bset=3",
+        ),
+        ("train.py =5", "an override must be KEY=VALUE; got =5"),
+        ("train.py hydra/launcher=5", "Config group override must be a string or a list. Got int"),
+        ("train.py hydra.run.dir=/proc/x", r"hydra.run.dir .* can be written; got /proc/x \(No such file"),
+        ("train.py hydra.job.chdir=true", "hydra.job.chdir must be false: .*; got true"),
+        ("train.py seed=1 seed=2", "seed must be given once; got seed=1 and seed=2"),
+        ("evaluate.py run=A run=B", "run must be given once; got run=A and run=B"),
+        ("translate.py run=A run=B", "run must be given once; got run=A and run=B"),
+        (
+            "translate.py run=A decoding.beam=3 +decoding.beam=4",
+            r"decoding.beam must be given once; got \+\+dec",
         ),
         ("train.py seed=[", "no viable alternative at input"),
         (
@@ -111,3 +123,97 @@ def test_a_language_that_hydra_reads_as_a_number_reaches_its_files(tmp_path: Pat
     assert (data["source"]["src_lang"], data["source"]["tgt_lang"]) == ("nan", "1e3")
     assert data["name"] == "text_nan-1e3"
     assert data["vocabulary"]["segment"] == {"nan": "jieba"}  # Min Nan
+
+
+def test_settings_of_a_decoding_are_given_with_and_without_plus() -> None:
+    words = ["run=x", "decoding=npd", "decoding.lengths.beam=3", "+decoding.deduplicate=token", "n_best=2"]
+    wanted = ["++decoding.lengths.beam=3", "++decoding.deduplicate=token"]
+    assert added(words, ["decoding"]) == ["run=x", "decoding=npd", *wanted, "n_best=2"]
+    assert added(words, []) == words
+
+
+DEFAULTS = {"to": None, "top": 5, "force": False}
+
+
+def test_key_values_have_the_type_of_their_default() -> None:
+    assert key_values(["to=a=b", "force=True"], DEFAULTS) == ({"to": "a=b", "top": 5, "force": True}, [])
+    assert key_values(["top=7", "2 + 2 = 4"], DEFAULTS, "a sentence")[1] == ["2 + 2 = 4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["to=a", "to=b"], "to must be given once; got to=a and to=b"),
+        (["to=", "to=b"], "to must be given once; got to= and to=b"),
+        (["to="], "to must be a text on one line; got ''"),
+        (["to=a\nb"], r"to must be a text on one line; got 'a\nb'"),
+        (["top=-1"], "top must be a whole number; got '-1'"),
+        (["force=1"], "force must be true or false; got '1'"),
+        (["tpo=1"], "an argument must be one of to=, top=, force=; got 'tpo=1'"),
+        (["a sentence"], "an argument must be one of to=, top=, force=; got 'a sentence'"),
+    ],
+)
+def test_invalid_key_values_raise(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        key_values(arguments, DEFAULTS)
+    assert str(caught.value) == sentence
+
+
+OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA: 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory: you tried"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {OUT_OF_MEMORY}\n"
+    assert "smaller max_tokens" in OUT_OF_MEMORY
+
+
+def test_other_errors_keep_their_trace() -> None:
+    @guarded
+    def main() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main()
+
+
+def test_a_refusal_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    @answered
+    def main(status: int) -> int:
+        if status:
+            return status
+        raise UserError("--jobs must be 1; got 0")
+
+    assert [main(1), main(0)] == [1, 2]
+    assert capsys.readouterr().err == "error: --jobs must be 1; got 0\n"
+
+
+@pytest.mark.slow
+def test_training_without_enough_memory_is_one_sentence(tmp_path: Path) -> None:
+    words = ["+experiment=vanilla_raw", "data=grammar", "max_tokens=2000000", "sizes.student.d_ff=65536"]
+    few = [f"data.source.{split}=5000" for split in ("train", "valid", "test")]
+    ended = subprocess.run(
+        ["prlimit", "--as=4000000000", sys.executable, str(ROOT / "train.py"), *words, *few],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr.splitlines()[-1] == f"error: {OUT_OF_MEMORY}"
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 2

@@ -13,10 +13,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from mple.checks import UserError
+from mple.checks import UserError, accepts
 from mple.evaluate import evaluate
 from mple.launch import Job
-from mple.settings import accepts, check_arguments, check_overrides
+from mple.settings import check_arguments, check_overrides
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -21,8 +21,10 @@ from experiments.collect import MISSING
 from experiments.paper_items import plots
 from experiments.paper_items.numbers import Number
 from experiments.paper_items.runs import Finished, Library, Missing, Study
-from mple.checks import UserError
-from mple.plain import PlainConsole, one_line, plain, sheet
+from mple.checks import UserError, one_of
+from mple.command import answered
+from mple.plain import PlainConsole, plain, sheet
+from mple.settings import choices
 
 PAPER = Path(__file__).parents[1] / "paper"
 
@@ -197,6 +199,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def study(options: argparse.Namespace) -> Study:
     if options.seeds < 1:
         raise UserError(f"--seeds must be a whole number of at least 1; got {options.seeds}")
+    if options.budget is not None:
+        one_of("--budget", options.budget, choices("budget"))
     if options.records is not None and not options.records.is_dir():
         raise UserError(f"--records must be a folder that experiments.record wrote; got {options.records}")
     return Study(
@@ -210,24 +214,21 @@ def study(options: argparse.Namespace) -> Study:
     )
 
 
+@answered
 def main(make: Callable[[Library], Item], arguments_given: Sequence[str] | None = None) -> int:
-    """An item's command. Status 0 where there is anything of ours to show, 1 with one line otherwise."""
+    """An item's command. Status 0 where there is anything of ours to show, 2 with one line otherwise."""
     description = (sys.modules[make.__module__].__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog=f"python -m {_module(make)}", description=description)
     arguments(parser)
     options = parser.parse_args(arguments_given)
-    try:
-        library = Library(study(options))
-        item = make(library)
-        if not item.is_measured:
-            command = f"; make one with: {item.missing[0]}" if item.missing else ""
-            raise UserError(
-                f"no finished run of {item.name} on data {options.data!r} below {options.outputs}{command}"
-            )
-        paths = write(item, options.to)
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    library = Library(study(options))
+    item = make(library)
+    if not item.is_measured:
+        command = f"; make one with: {item.missing[0]}" if item.missing else ""
+        raise UserError(
+            f"no finished run of {item.name} on data {options.data!r} below {options.outputs}{command}"
+        )
+    paths = write(item, options.to)
     show(item, PlainConsole(width=None if sys.stdout.isatty() else 200, highlight=False))
     print(plain("\n".join([*missing_text(item.missing), f"written: {', '.join(map(str, paths))}"])))
     return 0

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mple.checks import UserError
+from mple.command import answered
 from mple.estimator.statistics import Bootstrap
 from mple.files import write_json
-from mple.plain import one_line
 from mple.run import provenance
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -39,6 +39,7 @@ def measure(folder: Path, split: str = "test") -> dict[str, float]:
     return Bootstrap().bits_per_token(losses.nats, losses.tokens).metrics("nat_loss_raw", "bits_per_token")
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
     import hydra
 
@@ -47,17 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
     folder = parser.parse_args(arguments).run
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            found = measure(folder)
-        path = folder / "evaluations" / "likelihood-0.json"
-        path.parent.mkdir(exist_ok=True)
-        command = f"python -m experiments.paper_items.likelihood {folder}"
-        report = {"run": str(folder), **provenance(command), "settings": {"split": "test"}, "metrics": found}
-        write_json(path, report)
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        found = measure(folder)
+    path = folder / "evaluations" / "likelihood-0.json"
+    path.parent.mkdir(exist_ok=True)
+    command = f"python -m experiments.paper_items.likelihood {folder}"
+    report = {"run": str(folder), **provenance(command), "settings": {"split": "test"}, "metrics": found}
+    write_json(path, report)
     print(f"written: {path}")
     return 0
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from mple import start
 from mple.checks import UserError, whole
+from mple.command import answered
 from mple.files import write_json
 from mple.language import language
-from mple.plain import one_line
 from mple.run import provenance
 
 SENTENCES, POINTS, REACH = 200, 7, 0.25
@@ -130,6 +130,7 @@ def measure(folders: Sequence[Path], sentences: int = SENTENCES, points: int = P
     }
 
 
+@answered
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.paper_items.plane", description=(__doc__ or "").splitlines()[0]
@@ -147,19 +148,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {"runs": [str(folder) for folder in folders], "points": options.points}
     settings |= {"sentences": options.sentences}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    try:
-        import hydra
+    import hydra
 
-        with hydra.initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-            found = measure(folders, options.sentences, options.points)
-        path = options.initial / "evaluations" / f"plane-{key}.json"
-        path.parent.mkdir(exist_ok=True)
-        command = " ".join(["python -m experiments.paper_items.plane", *map(str, folders)])
-        report = {"run": str(options.initial), **provenance(command), "settings": settings, "metrics": found}
-        write_json(path, report)
-    except (UserError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
+    with hydra.initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        found = measure(folders, options.sentences, options.points)
+    path = options.initial / "evaluations" / f"plane-{key}.json"
+    path.parent.mkdir(exist_ok=True)
+    command = " ".join(["python -m experiments.paper_items.plane", *map(str, folders)])
+    report = {"run": str(options.initial), **provenance(command), "settings": settings, "metrics": found}
+    write_json(path, report)
     print(f"written: {path}")
     return 0
 

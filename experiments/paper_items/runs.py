@@ -270,6 +270,8 @@ def configuration(overrides: tuple[str, ...]) -> str | None:
         return None
 
 
+NO_ROOT = "data.root=FOLDER"
+"""In a command of data whose folder is not known."""
 LANGUAGES = {"multi30k": ("de", "en"), "tatoeba": ("en", "de")}
 MODES = ("order", "formality", "tense", "separable")
 
@@ -551,7 +553,8 @@ class Library:
             return () if has_none else (f"data.root={self.study.root}",)
         files = (base,) if base in ("tatoeba", "text") else ("multi30k", "synthetic_a", "synthetic_b")
         of_runs = [run.override("data.root") for run in self.all() if run.override("data") in files]
-        return (f"data.root={self.study.root or next(filter(None, of_runs), 'FOLDER')}",)
+        known = self.study.root or next(filter(None, of_runs), None)
+        return (NO_ROOT if known is None else f"data.root={known}",)
 
     def miss(self, missing: Missing) -> None:
         """Note a command."""

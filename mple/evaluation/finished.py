@@ -64,7 +64,7 @@ class Finished:
 
     @staticmethod
     def open(
-        path: str | Path | None, device: str | None = None, key: str = "run", root: str | None = None
+        path: object, device: str | None = None, key: str = "run", root: str | None = None
     ) -> "Finished":
         """The run in `path`, or the only finished one below it.
 

@@ -77,13 +77,14 @@ class Size:
         return Attention(self.d_model, self.num_heads, dropout, self.attention_init or "joint")
 
     @classmethod
-    def named(cls, sizes: Mapping[str, Mapping[str, Any]], name: str) -> "Size":
+    def named(cls, sizes: Mapping[str, Any], name: str) -> "Size":
         """The one of this name among `sizes`, the configuration's; an error names it by its key there."""
         if not isinstance(sizes[name], Mapping):
             raise UserError(f"sizes.{name} must be a mapping (d_model, d_ff, ...); got {sizes[name]!r}")
-        known = [field.name for field in fields(cls)]
-        for key in sizes[name]:
+        known = {field.name: field.type for field in fields(cls)}
+        for key, value in sizes[name].items():
             checks.one_of(f"a key of sizes.{name}", key, known)
+            checks.of_type(f"sizes.{name}.{key}", value, known[key])
         try:
             return cls(**sizes[name])
         except UserError as error:

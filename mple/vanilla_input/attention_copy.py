@@ -29,7 +29,7 @@ class AttentionCopy(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        checks.whole("vanilla_input.d_model", d_model, 1)
+        checks.whole("vanilla_input.d_model", d_model, 1, high=1 << 15)
         self.query = nn.Linear(d_model, d_model, bias=False)
         nn.init.xavier_uniform_(self.query.weight)
 

@@ -76,3 +76,19 @@ def test_no_fairseq(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["fairseq"])
     assert "--fairseq PYTHON; got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["training", "--fairseq", "/nope"], "--fairseq must be an interpreter that has fairseq; got /nope"),
+        (["--rounds", "0", "bleu"], "--rounds must be a whole number of at least 1; got 0"),
+    ],
+)
+def test_invalid_bench_argument_exits_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"

@@ -98,7 +98,7 @@ def test_without_runs_one_line_and_status_1(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make = importlib.import_module(f"experiments.paper_items.{name}").make
-    assert main(make, ["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]) == 1
+    assert main(make, ["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == ""

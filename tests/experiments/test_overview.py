@@ -46,11 +46,11 @@ def test_without_runs_or_a_place_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "page.md").write_text(PAGE)
-    assert written(tmp_path) == 1
+    assert written(tmp_path) == 2
     assert "no finished run of data 'grammar'" in capsys.readouterr().err
     fake.make_all(tmp_path / "runs")
     (tmp_path / "page.md").write_text("nothing")
-    assert written(tmp_path) == 1
+    assert written(tmp_path) == 2
     assert "must have one <!-- grammar -->" in capsys.readouterr().err
     assert (tmp_path / "page.md").read_text() == "nothing"
 

@@ -130,6 +130,6 @@ def test_likelihood_is_of_the_references_whatever_was_learned(tmp_path: Path) ->
 
 def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     GlobalHydra.instance().clear()
-    assert main([str(tmp_path / name) for name in "abc"]) == 1
+    assert main([str(tmp_path / name) for name in "abc"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: run must be the folder of a finished run")

@@ -227,7 +227,7 @@ def test_only_one_data_set_and_nothing_to_record(tmp_path: Path, capsys: pytest.
     fake.make_run(outputs, "vanilla_kd", data="multi30k_de-en")
     recorded(outputs, to, "--data", "multi30k_de-en")
     assert [path.parts[-4] for path in to.rglob("metrics.json")] == ["multi30k_de-en"]
-    assert record.main(["--outputs", str(tmp_path / "empty"), "--to", str(to)]) == 1
+    assert record.main(["--outputs", str(tmp_path / "empty"), "--to", str(to)]) == 2
     assert capsys.readouterr().err == f"error: no finished run to record below {tmp_path / 'empty'}\n"
 
 

@@ -161,7 +161,7 @@ def test_the_markdown_says_what_the_page_says(tmp_path: Path) -> None:
 
 
 def test_without_runs_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]) == 1
+    assert report.main(["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no finished run of data 'grammar'")
     assert not (tmp_path / "to").exists()

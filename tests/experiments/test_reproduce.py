@@ -212,10 +212,21 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--seeds", "0"], "--seeds must be"),
         (["--data", "x"], "--data must be the name"),
         (["--only", "table1,table6"], "--only takes figure2, "),
+        (["--jobs", "0"], "--jobs must be a whole number of at least 1; got 0"),
+        (["--budget", "foo"], "--budget must be one of mini, minutes, paper; got 'foo'"),
+        (["--data", "multi30k_de-en"], "--root must be the folder of the raw files of multi30k_de-en; got"),
     ):
-        assert reproduce.main(["--outputs", str(tmp_path), "--dry-run", *arguments]) == 1
+        assert reproduce.main(["--outputs", str(tmp_path), "--dry-run", *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {said}")
+
+
+def test_commands_give_every_key_once(tmp_path: Path) -> None:
+    studies = (Study(tmp_path, degrees=True), Study(tmp_path, data="multi30k_de-en", root="R", budget="mini"))
+    for study in studies:
+        for entry in reproduce.missing(study):
+            keys = [word.partition("=")[0].lstrip("+") for word in entry.command if "=" in word]
+            assert len(keys) == len(set(keys)), entry
 
 
 def test_a_command_is_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +253,7 @@ def test_a_command_is_a_process_of_its_own(tmp_path: Path, capfd: pytest.Capture
     assert reproduce.run(["python", str(killed)]) == -signal.SIGKILL
     assert reproduce.run(["python", "evaluate.py", "run=nowhere"]) == 2
     assert capfd.readouterr().err.startswith("error: run must be the folder of a finished run")
-    assert reproduce.run(["python", "-m", "experiments.paper_items.likelihood", "nowhere"]) == 1
+    assert reproduce.run(["python", "-m", "experiments.paper_items.likelihood", "nowhere"]) == 2
     assert capfd.readouterr().err.startswith("error: ")
     assert reproduce.run(["python", "-m", "experiments.no_such_module"]) != 0
 
