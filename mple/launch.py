@@ -225,7 +225,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         checks.path("data.root", root)
     check_arguments(cfg.optimizer, "optimizer")
     plain: dict[str, Any] = resolved(cfg)
-    check_arguments(cfg)
+    check_arguments(plain, raw=raw)
     for group in DESCRIBED:
         described(cfg, group)
     loggers = plain.get("logger")

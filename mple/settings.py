@@ -208,15 +208,15 @@ def _names(keys: Iterable[Any]) -> str:
     return ", ".join(sorted(str(key) for key in keys if not str(key).startswith("_")))
 
 
-def check_arguments(cfg: Any, key: str = "") -> None:
+def check_arguments(cfg: Any, key: str = "", raw: Any = None) -> None:
     """Refuse arguments that what a `_target_` names does not take, or lacks, and values that are not of the
     type that its parameter has, anywhere in a configuration; a value that another setting gives
-    (`${data.root}`) by the key of that.
+    (`${data.root}`) by the key of that. raw: the same before interpolation, where `cfg` is resolved.
 
     Raises:
         UserError: such a key.
     """
-    raw = cfg
+    raw = cfg if raw is None else raw
     if isinstance(cfg, DictConfig):
         raw, cfg = OmegaConf.to_container(cfg, resolve=False), resolved(cfg)
     for where, settings, own in _described(cfg, raw, key, raw):

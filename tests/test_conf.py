@@ -375,6 +375,27 @@ def test_an_unknown_size_lists_the_sizes() -> None:
     )
 
 
+def test_invalid_setting_of_a_teacher_names_the_teacher() -> None:
+    words = ["+experiment=vanilla_kd", "data=grammar", "sizes.base.max_positions=40"]
+    with pytest.raises(
+        UserError, match=r"^teacher base: data\.max_length must be below sizes\.base\.max_posi"
+    ):
+        job(*words)
+
+
+def test_few_teacher_updates_validate_once() -> None:
+    """TINY of `glat_dynkd`: 40 updates where the budget validates every 200 and reports every 50."""
+    rhythm = ["updates=60", "student_updates=60", "valid_every=20", "log_every=10"]
+    made = job("+experiment=glat_dynkd", "data=grammar", "budget=mini", "teacher_updates=40", *rhythm)
+    for teacher in made.teachers().values():
+        cfg = teacher.cfg
+        assert (cfg.updates, cfg.valid_every, cfg.log_every) == (40, 40, 10)
+        again = compose(*teacher.overrides)
+        assert (again.updates, again.valid_every, again.log_every) == (40, 40, 10)
+    usual = job("+experiment=vanilla_kd", "data=grammar", "teacher_updates=200").teachers()["base"]
+    assert not any(word.startswith(("valid_every", "log_every")) for word in usual.overrides)
+
+
 def test_a_teacher_without_a_size_is_refused() -> None:
     with pytest.raises(UserError, match="base, big, small, tiny; got 'huge'"):
         job("+experiment=vanilla_kd", "proxy_target.teacher=huge").teachers()

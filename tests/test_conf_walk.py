@@ -5,7 +5,7 @@ What is legitimate is read from the annotations of the constructors (`mple.check
 settings that no constructor takes from `SETTINGS`. No number may be −1 or a billion, but for a seed.
 """
 
-import copy
+import contextlib
 import functools
 import inspect
 import itertools
@@ -106,14 +106,27 @@ def keys_below(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 @functools.cache
 def composed(name: str, words: tuple[str, ...]) -> DictConfig:
-    return hydra.compose(name, list(words))
+    cfg = hydra.compose(name, list(words))
+    OmegaConf.set_struct(cfg, False)
+    return cfg
 
 
 def base(path: Path) -> DictConfig:
-    """The configuration that has every key of a file, to be changed."""
-    cfg = copy.deepcopy(composed(*command_of(path)))
-    OmegaConf.set_struct(cfg, False)
-    return cfg
+    """The configuration that has every key of a file."""
+    return composed(*command_of(path))
+
+
+@contextlib.contextmanager
+def changed(cfg: DictConfig, key: str, value: Any) -> Iterator[None]:
+    """With another value, for a while: a copy of the whole would take as long as its check."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    old: Any = OmegaConf.to_container(node, resolve=False)
+    OmegaConf.update(cfg, key, value, merge=False)
+    try:
+        yield
+    finally:
+        OmegaConf.update(cfg, key, old[name], merge=False)
 
 
 def keys(path: Path) -> list[str]:
@@ -139,13 +152,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(path: Path, cfg: DictConfig, key: str, run: Path) -> None:
     """All objects that the command makes before it reads data."""
     name, words = command_of(path)
-    if key in ("run", "of", "vanilla"):
+    if name == "translate":
+        if key != "run":
+            cfg.run = str(run)
+        list(translator(cfg).stream([], cfg.bucket))
+    elif key in ("run", "of", "vanilla"):
         Finished.open(cfg[key], None, key)
     elif name == "train":
         Job(cfg, list(words)).data(0)
-    elif name == "translate":
-        cfg.run = str(run)
-        list(translator(cfg).stream([], cfg.bucket))
     elif name == "evaluate":
         evaluation_of(cfg)
         device_of(cfg.device)
@@ -159,9 +173,9 @@ def make(path: Path, cfg: DictConfig, key: str, run: Path) -> None:
 def refusal(path: Path, key: str, value: Any, run: Path) -> str | None:
     """The sentence about a setting of a file; None where the value is accepted."""
     cfg = base(path)
-    OmegaConf.update(cfg, key, value, merge=False)
     try:
-        make(path, cfg, key, run)
+        with changed(cfg, key, value):
+            make(path, cfg, key, run)
     except UserError as error:
         return str(error)
     except HydraException as error:

@@ -156,7 +156,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert options(["run=a", "to=b=c", "quantization=int8"]) == ("a", "b=c", "int8")
     for wrong, said in (
         (["run=a"], "to must name a folder"),
-        (["run=a", "to=b", "beam=5"], "an argument must be run=, to= or quantization=; got 'beam=5'"),
+        (["run=a", "to=b", "beam=5"], "an argument must be one of run=, to=, quantization=; got 'beam=5'"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(wrong)

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -346,3 +347,29 @@ def test_what_was_measured_is_kept_with_its_command(nat: Path, hydra_is_ready: N
     assert OmegaConf.select(other, "decoding.lengths.beam") == 5
     evaluate(other, overrides)
     assert len(list((nat / "evaluations").iterdir())) == 2
+
+
+def test_settings_of_a_decoding_change_the_run_s_own(nat: Path, hydra_is_ready: None) -> None:
+    def settings(*words: str) -> Any:
+        overrides = [f"run={nat}", "device=cpu", *words]
+        evaluate(hydra.compose("evaluate", overrides), overrides)
+        newest = max((nat / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        return json.loads(newest.read_text())["settings"]["decoding"]
+
+    own = settings("decoding=length_parallel", "++decoding.lengths.beam=2")
+    assert own["lengths"]["beam"] == 2
+    config = OmegaConf.load(nat / "config.yaml")
+    OmegaConf.update(config, "decoding", own, merge=False)
+    OmegaConf.save(config, nat / "config.yaml")
+    assert settings("++decoding.deduplicate=token") == own | {"deduplicate": "token"}
+    for words, sentence in (
+        (["++decoding.lengths.bem=3"], r"a key of decoding\.lengths must be one of beam, factor; got bem=3"),
+        (["++decoding.lengths.beam=x"], r"decoding\.lengths\.beam must be a whole number; got 'x'"),
+        (
+            ["++decoding.lengths.beam=0"],
+            r"decoding\.lengths\.beam \(candidates\) must be a whole number of at",
+        ),
+        (["decoding=length_parallel", "++decoding.lengths=null"], r"decoding\.lengths must be a mapping"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            settings(*words)

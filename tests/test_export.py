@@ -253,7 +253,7 @@ def test_the_command_s_arguments(
     assert options(["run=a=b", "to=c", "force=True", "onnx=false"]) == ("a=b", "c", True, False)
     for wrong, message in (
         (["run=a"], "to must name a folder"),
-        (["run=a", "to=b", "forced=true"], "run=, to=, force= or onnx=; got 'forced=true'"),
+        (["run=a", "to=b", "forced=true"], "one of run=, to=, force=, onnx=; got 'forced=true'"),
         (["run=a", "to=b", "onnx=maybe"], "onnx must be true or false; got 'maybe'"),
         (["a", "b"], "got 'a'"),
     ):

@@ -94,7 +94,8 @@ def test_a_test_sentence_that_the_model_cannot_read_is_named_before_anything_is_
     lines[6] = " ".join(["mann"] * 40)
     (tmp_path / "corpus" / "test.de").write_text("".join(f"{line}\n" for line in lines))
     said = (
-        r"the source of line 7 of the test split must have fewer tokens than max_positions=32.*; it has \d+"
+        r"the source of line 7 of the test split must have fewer tokens than max_positions=32.*; it has \d+: "
+        r"shorten or remove that line, or give sizes\.\w+\.max_positions=\d+"
     )
     with pytest.raises(UserError, match=said):
         made.execute()
