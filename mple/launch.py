@@ -200,8 +200,8 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     if paper is not None:
         checks.mapping("data.paper", paper, "beta, gamma, teacher_updates")
         for name, value in paper.items():
-            if name == "beta":
-                checks.number("data.paper.beta", value, 0, 1e6, unit="nats per BLEU point")
+            if name in ("beta", "mple_beta"):
+                checks.number(f"data.paper.{name}", value, 0, 1e6)
             elif name == "gamma":
                 checks.mapping("data.paper.gamma", value, "tiny: 1.0")
                 for each, weight in value.items():
@@ -250,6 +250,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     checks.whole("accumulate", plain["accumulate"], 1, "micro-batches", high=10_000)
     checks.whole("data.max_length", plain["data"]["max_length"], 1, "tokens", high=MOST_POSITIONS)
     check_tokenizer("data.tokenize", plain["data"]["tokenize"])
+    checks.of_type("data.dash_splits", plain["data"].get("dash_splits"), bool | None)
     check_trainer(plain["trainer"])
     if plain["valid_every"] == EPOCH:
         for name in ("updates", "log_every"):

@@ -49,6 +49,7 @@ SETTINGS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "outputs", "data.name", "data.src_lang", "data.tgt_lang", "of", "vanilla"), str),
     **dict.fromkeys(("start", "data.root", "run", "teacher", "device"), str | None),
     **dict.fromkeys(("data.paper", "logger", "decoding"), Mapping[str, Any] | None),
+    "data.dash_splits": bool | None,
     **dict.fromkeys(("n_best", "max_length"), int | None),
 }
 """Types of settings that no constructor takes, where they may be a text or null; the others are numbers."""
