@@ -89,6 +89,13 @@ def path(name: str, value: object) -> None:
     one_line(name, value)
 
 
+def root(data: Any) -> None:
+    """Refuse anything but settings of data whose `root`, if they have one, is a path."""
+    mapping("data", data, "root")
+    if data.get("root") is not None:
+        path("data.root", data.get("root"))
+
+
 @contextlib.contextmanager
 def writes(name: str, place: object) -> Iterator[None]:
     """What goes wrong with the path that the setting `name` gives, as a sentence.

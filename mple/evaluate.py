@@ -12,7 +12,7 @@ from mple.evaluation.finished import Finished
 from mple.files import write_json
 from mple.launch import console
 from mple.run import key_of, provenance
-from mple.settings import build, check_arguments, decoding_of, described
+from mple.settings import build, check_arguments, decoding_of, described, resolved
 
 
 def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
@@ -55,9 +55,7 @@ def evaluation_of(cfg: DictConfig) -> Any:
         UserError: a setting of it, or of the decoding, is of a wrong type or out of range.
     """
     described(cfg, "estimator")
-    checks.mapping("data", cfg.data, "root")
-    if (root := cfg.data.get("root")) is not None:
-        checks.path("data.root", root)
+    checks.root(resolved(cfg)["data"])
     check_arguments(cfg)
     if cfg.get("decoding") is not None and "_target_" in cfg.decoding:
         build(cfg, "decoding")  # what is wrong with it is told before the run is opened

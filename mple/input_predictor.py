@@ -60,6 +60,7 @@ def settings_of(
         UserError: a setting is of a wrong type or out of range.
     """
     asked: Any = resolved(cfg)
+    checks.root(asked["data"])
     check_arguments(cfg)
     for group in ("module", "module.model", "decoding"):
         described(cfg, group)

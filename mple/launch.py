@@ -221,8 +221,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
                 raise UserError(
                     f"data.{name} must name a language, as in the files' names (de, en); got {came}"
                 )
-    if (root := raw["data"].get("root")) is not None:
-        checks.path("data.root", root)
+    checks.root(raw["data"])
     check_arguments(cfg.optimizer, "optimizer")
     plain: dict[str, Any] = resolved(cfg)
     check_arguments(plain, raw=raw)
