@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of `--tenth`: by a hash of their names, so every test is in one tenth and stays there."""
+    """Keep the tests of `--tenth`, by a hash of their names: every test is in one tenth and stays there."""
     if (tenth := config.getoption("--tenth")) is None:
         return
     kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % 10 == tenth]
