@@ -34,6 +34,7 @@ def record(run: Finished, to: Path) -> Path | None:
 
     Raises:
         OSError: it cannot be written.
+        UserError: a file of the run is a link.
     """
     folder = to.joinpath(*run.folder.parts[-4:])
     path = folder / "metrics.json"
@@ -44,6 +45,8 @@ def record(run: Finished, to: Path) -> Path | None:
         shutil.rmtree(folder)  # another run of the configuration: its reports speak of other weights
     for pattern in KEPT:
         for path in sorted(run.folder.glob(pattern)):
+            if path.is_symlink() or not path.is_file():  # what a link points to may be anything
+                raise UserError(f"{path} must be a file; it is none (a link, a pipe or a device)")
             copy = folder / path.relative_to(run.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(read_json(path), indent=2) + "\n"

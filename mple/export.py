@@ -49,7 +49,13 @@ def export(run: str | Path, to: str | Path, force: bool = False, onnx: bool = Tr
         raise UserError(
             f"run must be finished, for the model card says how good it is; {trained.folder} has no {METRICS}"
         )
-    identity = {key: metrics[key] for key in ("experiment", "data", "key", "seed")}
+    try:
+        identity = {key: metrics[key] for key in ("experiment", "data", "key", "seed")}
+        model_card(trained, metrics, graphs=False)  # before anything is made
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{trained.folder / METRICS} must hold the results of a run; it does not: {error}"
+        ) from error
     _check_target(to, identity, force)
     notes: list[str] = []
     with disk_may_fill(to), checks.writes("to", to):

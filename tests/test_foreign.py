@@ -461,6 +461,21 @@ def test_pickle_for_an_input_predictor_is_not_executed(
         load_input_distribution(tmp_path, trained.model, 50, 50, False)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "changes", [{"parameters": "many"}, {"test": ["x"]}, {"seed": None, "commit": None}, {"signatures": 5}]
+)
+def test_results_of_a_wrong_kind_are_refused_by_the_export(
+    changes: dict[str, Any], hostile: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = hostile["run"] / "metrics.json"
+    metrics = json.loads(path.read_text()) | changes
+    for key in [key for key, value in changes.items() if value is None] + ["checksum"]:
+        metrics.pop(key, None)
+    path.write_text(json.dumps(metrics))
+    assert "metrics.json" in refused(lambda: exported(hostile["run"]), capsys)
+    assert not Path("exported").exists()
+
+
 # --- vocabularies and what is copied -------------------------------------------------------------------
 
 

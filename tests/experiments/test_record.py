@@ -256,3 +256,15 @@ def test_counts_of_chinese_name_their_tokeniser(tmp_path: Path) -> None:
     assert sacrebleu_tokenizer(run) == "zh"
     japanese = {"signatures": {"sacrebleu": "nrefs:1|tok:ja-mecab-0.996-IPA|smooth:exp"}}
     assert sacrebleu_tokenizer(Finished(tmp_path, japanese)) == "ja-mecab"
+
+
+def test_link_in_a_run_is_not_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record is kept in a repository, so what a link points to must not come into it."""
+    folder = fake.make_run(tmp_path / "outputs", "glat_kd")
+    (tmp_path / "secret.json").write_text('{"secret": 1}')
+    (folder / "evaluations").mkdir(exist_ok=True)
+    (folder / "evaluations" / "x-1.json").symlink_to(tmp_path / "secret.json")
+    to = tmp_path / "records"
+    assert record.main(["--outputs", str(tmp_path / "outputs"), "--to", str(to)]) != 0
+    assert "x-1.json must be a file" in capsys.readouterr().err
+    assert not list(to.rglob("x-1.json"))
