@@ -65,9 +65,9 @@ def slots() -> Mapping[str, Mapping[str, bool]]:
             if isinstance(item, str) and item.endswith("@_here_"):
                 other = CONF / f"{item.removesuffix('@_here_').lstrip('/')}.yaml"
                 _collect(yaml.safe_load(other.read_text(encoding="utf-8")), key, found, same)
-    for key, other in same.items():
-        for name in [name for name in found if f"{name}.".startswith(f"{other}.")]:
-            found[key + name.removeprefix(other)] |= found[name]
+    for key, alias in same.items():
+        for name in [name for name in found if f"{name}.".startswith(f"{alias}.")]:
+            found[key + name.removeprefix(alias)] |= found[name]
     return found
 
 

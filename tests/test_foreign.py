@@ -10,6 +10,7 @@ import pickle
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,7 @@ def test_hostile_configuration_is_refused(
     key, value = hostile_values(canary, other)[kind]
     edit(hostile["run"], key, value)
     for command in COMMANDS:
-        sentence = refused(lambda command=command: command(hostile["run"]), capsys)
+        sentence = refused(partial(command, hostile["run"]), capsys)
         assert key.removesuffix("._target_") in sentence
         assert "config.yaml" in sentence or command is evaluated
     if not key.startswith("logger"):  # which an export has no longer
@@ -283,7 +284,7 @@ def test_configuration_with_aliases_is_refused_at_once(
     text = without_checksum((hostile["run"] / "config.yaml").read_text()) + "\n".join(lines)
     (hostile["run"] / "config.yaml").write_text(text)
     for command in COMMANDS:
-        assert "aliases" in refused(lambda command=command: command(hostile["run"]), capsys)
+        assert "aliases" in refused(partial(command, hostile["run"]), capsys)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_configuration_that_is_none_is_refused(
 ) -> None:
     (hostile["run"] / "config.yaml").write_bytes(content)
     for command in (translated, evaluated):
-        assert "config.yaml" in refused(lambda command=command: command(hostile["run"]), capsys)
+        assert "config.yaml" in refused(partial(command, hostile["run"]), capsys)
 
 
 def test_pipe_in_the_place_of_a_configuration_is_refused(
@@ -320,7 +321,7 @@ def test_size_that_is_not_the_weights_takes_no_memory(
         monkeypatch.setattr(torch.nn.init, name, fill)
     for folder in (hostile["run"], hostile["export"]):
         edit(folder, f"sizes.student.{key}", 1 << 14)
-        refused(lambda folder=folder: translated(folder), capsys)
+        refused(partial(translated, folder), capsys)
     refused(lambda: evaluated(hostile["run"]), capsys)
 
 
@@ -333,7 +334,7 @@ def test_number_repeated_by_strides_is_no_weight(
     torch.save(weights, hostile["run"] / "averaged.pt")
     edit(hostile["run"], "sizes.student.max_positions", 1 << 14)
     for command in (translated, evaluated):
-        refused(lambda command=command: command(hostile["run"]), capsys)
+        refused(partial(command, hostile["run"]), capsys)
 
 
 # --- run.json ------------------------------------------------------------------------------------------
