@@ -8,10 +8,11 @@
 README.md and, of a NAT, encoder.onnx and decoder.onnx. `python translate.py run=my_model` translates with it.
 """
 
+import contextlib
 import stat
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,8 @@ def export(run: str | Path, to: str | Path, force: bool = False, onnx: bool = Tr
         raise UserError(
             f"run must be finished, for the model card says how good it is; {trained.folder} has no {METRICS}"
         )
-    try:
+    with _results(trained.folder / METRICS):
         identity = {key: metrics[key] for key in ("experiment", "data", "key", "seed")}
-        model_card(trained, metrics, graphs=False)  # before anything is made
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{trained.folder / METRICS} must hold the results of a run; it does not: {error}"
-        ) from error
     _check_target(to, identity, force)
     notes: list[str] = []
     with disk_may_fill(to), checks.writes("to", to):
@@ -82,10 +78,13 @@ def _write(
     # safetensors writes for oneself alone.
     (to / EXPORTED_WEIGHTS).chmod(stat.S_IMODE((to / CONFIG).stat().st_mode))
     copy_folder(trained.folder / VOCABULARY, to / VOCABULARY)
-    metrics = metrics | {"command": without_places(metrics["command"])}
+    with _results(trained.folder / METRICS):
+        metrics = metrics | {"command": without_places(metrics["command"])}
     write_json(to / METRICS, metrics)
     graphs = onnx and _write_graphs(trained, to, notes)
-    (to / "README.md").write_text(model_card(trained, metrics, graphs))
+    with _results(trained.folder / METRICS):
+        card = model_card(trained, metrics, graphs)
+    (to / "README.md").write_text(card)
     sums = checksums(to)
     del sums["README.md"]  # the model card is for its reader to complete
     digest = sums[EXPORTED_WEIGHTS]["sha256"]
@@ -95,6 +94,17 @@ def _write(
         "tgt": trained.tgt_vocabulary.fingerprint,
     }
     write_json(to / MARK, mark)
+
+
+@contextlib.contextmanager
+def _results(path: Path) -> Iterator[None]:
+    """Turns what the results in `path` lack, or have of another kind, into a `UserError`."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} must hold the results of a run; it does not: {error!r}") from error
 
 
 def _write_graphs(trained: Trained, to: Path, notes: list[str]) -> bool:
