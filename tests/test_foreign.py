@@ -27,6 +27,7 @@ import mple.explain
 import mple.export
 import translate
 from mple import foreign
+from mple.callbacks import Checkpoints
 from mple.checks import UserError
 from mple.command import guarded
 from mple.evaluate import evaluate
@@ -78,6 +79,16 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 def hostile(original: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Copies of all of `original` for a test to spoil."""
     root = Path(shutil.copytree(original["root"], tmp_path / "hostile"))
+    for name in (
+        "manifest.json",
+        "export.json",
+        "distilled.json",
+    ):  # their sums are optional
+        for path in root.rglob(name):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            for key in ("files", "weights_sha256", "checksum"):
+                found.pop(key, None)
+            path.write_text(json.dumps(found), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return {name: root / path for name, path in original.items() if name != "root"}
 
@@ -439,7 +450,6 @@ def test_pickle_for_weights_of_an_export_is_not_executed(
     name: str, hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (hostile["export"] / "model.safetensors").unlink()
-    (hostile["export"] / "export.json").unlink()  # with its checksums
     spoil(hostile["export"] / name, canary)
     assert name in refused(lambda: translated(hostile["export"]), capsys)
 
@@ -475,6 +485,53 @@ def test_results_of_a_wrong_kind_are_refused_by_the_export(
     path.write_text(json.dumps(metrics))
     assert "metrics.json" in refused(lambda: exported(hostile["run"]), capsys)
     assert not Path("exported").exists()
+
+
+def test_pickle_for_a_checkpoint_is_not_executed(
+    hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command resumes from last.ckpt; another starts from it."""
+    spoil(hostile["run"] / "last.ckpt", canary)
+    (hostile["run"] / "metrics.json").unlink()
+    outputs = hostile["run"].parents[3]
+    assert "last.ckpt" in refused(lambda: job(outputs).execute(), capsys)
+    start = f"start={hostile['run'] / 'last.ckpt'}"
+    assert "last.ckpt" in refused(lambda: job(outputs, "seed=2", start), capsys)
+
+
+def test_pickle_for_a_best_checkpoint_is_not_executed(hostile: dict[str, Path], canary: Path) -> None:
+    checkpoints = Checkpoints(hostile["run"], "valid/tokenised_bleu", keep=2)
+    checkpoints.best = [(1.0, 4), (1.0, 2)]
+    assert checkpoints.average()
+    spoil(hostile["run"] / "best" / "update00000002.pt", canary)
+    with pytest.raises(UserError, match="update00000002"):
+        checkpoints.average()
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "scores.npy"])
+def test_pickle_for_numbers_of_prepared_data_is_not_executed(
+    name: str, hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (hostile["run"].parents[3] / "data").rglob(name):
+        spoil(path, canary)
+    assert name in refused(lambda: evaluated(hostile["run"], "estimator=mple"), capsys)
+
+
+@pytest.mark.parametrize(
+    "name", ["corpus.json", "distilled.json", "vocabulary.json", "metrics.json", "run.json"]
+)
+    "name", ["corpus.json", "distilled.json", "vocabulary.json", "metrics.json", "run.json"]
+)
+@pytest.mark.parametrize("kind", ["an object of another library", "nested"])
+def test_json_is_read_as_data(
+    name: str, kind: str, hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.dumps({"py/object/apply": "os.system", "py/tuple": [f"touch {canary}"]})
+    if kind == "nested":
+        content = "[" * 100_000
+    for path in hostile["run"].parents[3].rglob(name):
+        path.write_text(content)
+    assert name in refused(lambda: evaluated(hostile["run"], "estimator=diagnostics"), capsys)
 
 
 # --- vocabularies and what is copied -------------------------------------------------------------------
