@@ -520,8 +520,6 @@ def test_pickle_for_numbers_of_prepared_data_is_not_executed(
 @pytest.mark.parametrize(
     "name", ["corpus.json", "distilled.json", "vocabulary.json", "metrics.json", "run.json"]
 )
-    "name", ["corpus.json", "distilled.json", "vocabulary.json", "metrics.json", "run.json"]
-)
 @pytest.mark.parametrize("kind", ["an object of another library", "nested"])
 def test_json_is_read_as_data(
     name: str, kind: str, hostile: dict[str, Path], canary: Path, capsys: pytest.CaptureFixture[str]
