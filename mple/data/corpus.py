@@ -328,8 +328,8 @@ def write_corpus(
             counts["empty"] += int(is_empty.sum())
             counts["over_long"] += int(is_long.sum())
             num_equal += sum(src_texts[i] == tgt_texts[i] for i in kept)
-            for side, texts, ids in zip(unknown, (src_texts, tgt_texts), (src, tgt), strict=True):
-                side.add([(lines[i], texts[i], ids[i]) for i in kept])
+            for pieces, texts, ids in zip(unknown, (src_texts, tgt_texts), (src, tgt), strict=True):
+                pieces.add([(lines[i], texts[i], ids[i]) for i in kept])
             if not kept:
                 continue
             columns = [pa.array([lines[i] for i in kept], pa.int64())]
@@ -347,9 +347,9 @@ def write_corpus(
     if not counts["kept"]:
         raise UserError(f"{label or folder.name} must have a pair with two non-empty sides; got {what}")
     log.info("%s: %d pairs kept (%s)", label or folder.name, counts["kept"], what)
-    for name, side in zip(("source", "target"), unknown, strict=True):
-        if side.count:
-            log.warning("%s, %s: %s", label or folder.name, name, side)
+    for name, pieces in zip(("source", "target"), unknown, strict=True):
+        if pieces.count:
+            log.warning("%s, %s: %s", label or folder.name, name, pieces)
     if 2 * num_equal > counts["kept"]:
         log.warning(
             "%s: %d of %d pairs have the same text as source and as target: a model of them learns to copy",
