@@ -42,14 +42,14 @@ from mple.data.datamodule import TranslationData
 from mple.data.text import SPLITS
 from mple.data.vocabulary import Vocabulary
 from mple.decoding import Decoding
-from mple.decoding.beam import Beam
+from mple.decoding.beam import MOST_BEAMS, Beam
 from mple.decoding.input_sampling import InputSampling
 from mple.distill import distill
 from mple.estimator.text import TextScore
 from mple.files import write_text, write_whole
 from mple.foreign import check_name, check_targets
 from mple.language import language
-from mple.model.transformer import MOST_POSITIONS, Size
+from mple.model.transformer import MOST_POSITIONS, POSITIONS, Size
 from mple.modules.update import UpdateModule
 from mple.optimizer import MOST_LR, MOST_UPDATES
 from mple.plain import PlainConsole
@@ -194,7 +194,7 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
     """
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     # What others are computed from comes first, so that it is named and not they.
-    for name in ("data", "optimizer", "sizes", "updates_of"):
+    for name in ("data", "optimizer", "sizes", "updates_of", "autoregressive", "non_autoregressive"):
         checks.mapping(name, raw[name], "its keys and their values")
     paper = raw["data"].get("paper")
     if paper is not None:
@@ -262,8 +262,14 @@ def check_settings(cfg: DictConfig) -> dict[str, Any]:
         )
     else:
         check_rhythm(plain["updates"], plain["valid_every"], plain["log_every"])
-    checks.mapping("autoregressive", plain["autoregressive"], "positions, spread, beam, length_penalty")
-    checks.mapping("non_autoregressive", plain["non_autoregressive"], "max_offset")
+    for name, values in (("positions", POSITIONS), ("spread", ("vocabulary", "others"))):
+        if (value := plain["autoregressive"].get(name)) is not None:
+            checks.one_of(f"autoregressive.{name}", value, values)
+    checks.whole("autoregressive.beam", plain["autoregressive"].get("beam"), 1, high=MOST_BEAMS)
+    checks.number("autoregressive.length_penalty", plain["autoregressive"].get("length_penalty"), 0, 100)
+    checks.whole(
+        "non_autoregressive.max_offset", plain["non_autoregressive"].get("max_offset"), 1, high=10_000
+    )
     if (ratio := plain["data"].get("max_ratio")) is not None:
         checks.number("data.max_ratio", ratio, 1, 1e6)
     return plain

@@ -49,6 +49,8 @@ SETTINGS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "outputs", "data.name", "data.src_lang", "data.tgt_lang", "of", "vanilla"), str),
     **dict.fromkeys(("start", "data.root", "run", "teacher", "device"), str | None),
     **dict.fromkeys(("data.paper", "logger", "decoding"), Mapping[str, Any] | None),
+    **dict.fromkeys(("autoregressive.positions", "autoregressive.spread"), str | None),
+    "micro_batches": int | None,
     "data.dash_splits": bool | None,
     **dict.fromkeys(("n_best", "max_length"), int | None),
 }
@@ -167,7 +169,7 @@ def make(path: Path, cfg: DictConfig, key: str, run: Path) -> None:
         decoding_of(cfg, {})
     else:
         own = composed("train", ("data=grammar",))
-        settings_of(cfg, own, dict.fromkeys(("experiment", "data", "key", "seed")))
+        settings_of(cfg, own, dict.fromkeys(("experiment", "data", "key", "seed")), lambda: 100)
         build(cfg, "decoding")
 
 
@@ -189,7 +191,7 @@ def type_of(path: Path, key: str) -> Any:
     if key.endswith("._partial_"):
         return bool
     cfg = base(path)
-    if command_of(path) == PREDICTOR and key != "seed":  # null: as in the run
+    if command_of(path) == PREDICTOR and key not in ("seed", *SETTINGS):  # null: as in the run
         return float | None
     for n in range(key.count("."), 0, -1):
         parts = key.split(".")
