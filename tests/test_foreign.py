@@ -138,8 +138,13 @@ def refused(command: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> s
     """The one sentence with which a command ends, with status 2."""
     started()
     capsys.readouterr()
+
+    @guarded
+    def run() -> None:
+        command()
+
     with pytest.raises(SystemExit) as end:
-        guarded(command)()
+        run()
     assert end.value.code == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert sentence.startswith("error: ")
