@@ -154,6 +154,7 @@ def as_version_0_1(folder: Path, root: Path, *, packed: bool = False) -> None:
     (folder / "data.json").unlink()
     path = folder / "vocabulary" / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest.pop("checksum", None)
     by_content = dict(manifest["inputs"])
     names = [f"{split}.{side}" for split in ("train", "valid", "test") for side in ("de", "en")]
     manifest["inputs"] = dict(zip(names, by_content.values(), strict=True))

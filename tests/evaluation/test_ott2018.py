@@ -304,11 +304,11 @@ class TestNearCopy:
 
 
 def test_sources_that_were_trained_on_are_refused(tmp_path: Path) -> None:
-    folder = new_run(tmp_path)
+    data = corpus(tmp_path / "corpus")
     train = (tmp_path / "corpus" / "train.de").read_text().splitlines()
     train[17] = SOURCES[2]
     (tmp_path / "corpus" / "train.de").write_text("".join(line + "\n" for line in train))
-    run = opened(folder)
+    run = opened(random_run(tmp_path, "+experiment=vanilla_raw", data=data))
     path = write(tmp_path / "refs", keyed({"S": SOURCES, "R1": R1, "R2": R2}))
     with pytest.raises(UserError, match=r"allow_leak=true; 2 of 10 are: line 3 .*, line 8"):
         Ott2018(path).similarity(run, "valid", TARGETS)
