@@ -59,7 +59,7 @@ bench: setup ## Measure speed and memory (MULTI30K=folder, generated text withou
 test: setup ## Run the test suite, without slow and GPU tests
 	$(PYTEST) -n 2 -m "not slow and not gpu"
 
-test-slow: setup ## Run the tests that take minutes (tenth=0 to 9: one tenth of them, as .ci/run does)
+test-slow: setup ## Run the tests that take minutes (tenth=0 to 9: one tenth of them)
 	$(PYTEST) -n 2 -m "slow and not gpu" --timeout 1800 $(if $(tenth),--tenth $(tenth)); \
 		status=$$?; [ $$status -eq 5 ] || exit $$status  # 5: this tenth has no test
 
