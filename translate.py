@@ -23,6 +23,7 @@ from mple.checks import UserError
 from mple.command import begin, guarded
 from mple.plain import one_line
 from mple.settings import check_command, check_values, decoding_of
+from mple.streams import needed
 from mple.trained import Trained, device_of, load
 from mple.translate import Report, Translator, answer, arriving
 
@@ -75,6 +76,8 @@ def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("translate.py reads one text, so that -m (--multirun) has no meaning")
     check_command(cfg, also=("decoding",))
+    needed("stdin", "the lines to translate")
+    needed("stdout", "their translations")
     keep_memory()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # like Ctrl-C, an exception
     sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from mple.checks import UserError
 from mple.plain import one_line
 from mple.settings import choices
+from mple.streams import prepare, told
 
 _NOT_COMPOSED = (ConfigCompositionException, MissingConfigException, OverrideParseException)
 _LAUNCHER_HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -39,6 +40,8 @@ INPUT_PREDICTOR_WORD = "+experiment=input_predictor"
 def guarded(main: Any) -> Any:
     """A user's mistake is one line on stderr and exit status 2; so is a lack of memory; a reader that has
     seen enough and Ctrl-C are no mistakes; anything else keeps its trace."""
+
+    main = told(main)
 
     @functools.wraps(main)
     def run(*arguments: Any) -> Any:
@@ -90,6 +93,7 @@ def _end_unread() -> None:
 def answered(main: Callable[..., int]) -> Callable[..., int]:
     """For commands that return their exit status: a user's mistake, or a file that cannot be read or
     written, is one line on stderr and status 2."""
+    main = told(main)
 
     @functools.wraps(main)
     def run(*arguments: Any) -> int:
@@ -189,9 +193,10 @@ def begin(main: Callable[[], Any], of_the_run: Collection[str] = ()) -> None:
 
     of_the_run: groups that a finished run has already; their settings need no +, and change the run's.
     """
+    prepare()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra ends the process itself
-    sys.argv[1:] = added(as_typed(sys.argv[1:]), of_the_run)
+    sys.argv[1:] = added(as_typed(readable(sys.argv[1:])), of_the_run)
     try:
         main()
     except _NOT_COMPOSED as error:
@@ -218,6 +223,31 @@ def begin(main: Callable[[], Any], of_the_run: Collection[str] = ()) -> None:
         sys.exit(2)
 
 
+_UNQUOTED = re.compile(r"(\+{0,2}[\w./@]+)=([^\[{'\"$].*)", re.DOTALL)
+
+
+def readable(words: Sequence[str]) -> list[str]:
+    """The overrides of a command with quotes around a value that Hydra's grammar does not have, such as a
+    path with a parenthesis or an umlaut. `~/` begins a path in the home folder: a shell expands it only at
+    the beginning of a word."""
+    return [_readable(word) for word in words]
+
+
+def _readable(word: str) -> str:
+    parts = _UNQUOTED.fullmatch(word)
+    if parts is None:
+        return word
+    key, value = parts.groups()
+    if value == "~" or value.startswith("~/"):
+        return override(key, os.path.expanduser(value))
+    try:
+        OverridesParser.create().parse_override(word)
+    except hydra.errors.HydraException:
+        # What has a comma may be a sweep or a call that is wrong.
+        return word if "," in value else override(key, value)
+    return word
+
+
 def override(key: str, value: str) -> str:
     """`key=value` as Hydra reads it back, whatever characters the text has."""
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
@@ -240,8 +270,15 @@ def complaint(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group} must be one of {', '.join(sorted(error.options))}; got {name!r}"
+    hint = (
+        "; a value with such characters must be in quotes: \"KEY='VALUE'\""
+        if isinstance(error, OverrideParseException)
+        else ""
+    )
     lines = [line.strip() for cause in (error, error.__cause__) for line in str(cause or "").splitlines()]
-    return "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line and "full_key" not in line))
+    return (
+        "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line and "full_key" not in line)) + hint
+    )
 
 
 def no_choice(words: Sequence[str]) -> str | None:

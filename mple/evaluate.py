@@ -39,11 +39,16 @@ def evaluate(cfg: DictConfig, overrides: list[str]) -> dict[str, float]:
     command = shlex.join(["python", "evaluate.py", *overrides])
     report = {"run": str(run.folder), **provenance(command), "settings": settings, "metrics": found}
     report |= {"notes": run.notes} if run.notes else {}
-    path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, report)
     if not getattr(evaluation, "is_shown", False):
         show(f"{name}: {run.name}", found)
+    path = run.folder / "evaluations" / f"{name}-{key_of(settings)}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, report)
+    except OSError as error:
+        raise UserError(
+            f"what was measured could not be kept: {path} cannot be written ({error.strerror})"
+        ) from error
     console.print(f"in {path}")
     return found
 

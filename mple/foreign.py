@@ -18,6 +18,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -174,7 +175,10 @@ def copy_folder(source: Path, to: Path) -> Path:
     for path in sorted(source.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise UserError(f"{source} must hold plain files; {path} is none (a link, a pipe or a device)")
-    return Path(shutil.copytree(source, to))
+    copy = Path(shutil.copytree(source, to))
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)  # a copy of what is read-only can be moved and deleted
+    return copy
 
 
 # --- its command ---------------------------------------------------------------------------------------

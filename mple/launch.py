@@ -63,7 +63,7 @@ from mple.types import SPECIAL_TOKENS
 log = logging.getLogger(__name__)
 console = PlainConsole(
     highlight=False,
-    width=None if sys.stdout.isatty() else 160,
+    width=None if sys.stdout is not None and sys.stdout.isatty() else 160,
     quiet=not is_first(),  # of several processes one speaks
 )
 
