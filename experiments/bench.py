@@ -96,7 +96,10 @@ def generated_text(folder: Path, pairs: int, seed: int = 1) -> None:
     share = 1 / (np.arange(len(words)) + 3.0)
     cumulative = np.cumsum(share / share.sum())
     for split, count in (("train", pairs), ("valid", 500), ("test", 500)):
-        with (folder / f"{split}.aa").open("w") as src, (folder / f"{split}.bb").open("w") as tgt:
+        with (
+            (folder / f"{split}.aa").open("w", encoding="utf-8") as src,
+            (folder / f"{split}.bb").open("w", encoding="utf-8") as tgt,
+        ):
             for start in range(0, count, 10_000):
                 size = min(10_000, count - start)
                 length = np.clip(np.rint(rng.lognormal(math.log(11), 0.35, size)), 3, 40).astype(int)
@@ -778,7 +781,7 @@ def prepared(arguments: argparse.Namespace) -> None:
 
 def megabytes(key: str) -> float:
     """A line of the kernel's account of this process."""
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(key + ":")) / 1024
 
 
@@ -816,7 +819,7 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
         device = names[0] if names else platform.processor()
     return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -877,9 +880,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             about["data"] = "Multi30k De-En" if arguments.multi30k else "generated text"
             about["precision of training"] = precision_of(arguments.precision)
             result = {"section": name, "about": about, "rows": rows}
-            (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             text = markdown(show(rows))
-            (arguments.out / f"{name}.md").write_text(text + "\n")
+            (arguments.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
             about["vocabulary"] = arguments.vocabulary
             shown = [about["device"], f"{about['threads']} threads", about["data"]]
             if name in ("training", "fairseq", "steps"):

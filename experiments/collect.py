@@ -30,6 +30,7 @@ from mple.command import answered
 from mple.files import read_json
 from mple.plain import PlainConsole, code, sheet
 from mple.plain import markdown as escaped
+from mple.streams import is_terminal
 
 MISSING = "–"
 
@@ -262,7 +263,7 @@ def plot(rows: Sequence[Row], paths: Sequence[Path]) -> None:
 
 def show(rows: Sequence[Row], unfinished: Sequence[str]) -> None:
     """Print the table without its empty columns; into a file or pipe, wide enough for a line a row."""
-    console = PlainConsole(width=None if sys.stdout.isatty() else 250, highlight=False)
+    console = PlainConsole(width=None if is_terminal() else 250, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     columns = dict(zip(HEADINGS, zip(*(row.cells() for row in rows), strict=True), strict=True))
     columns = {heading: cells for heading, cells in columns.items() if set(cells) != {MISSING}}

@@ -63,8 +63,10 @@ class Fairseq:
         for split, sides in text.items():
             for name, sentences in zip(("src", "tgt"), sides, strict=True):
                 lines = (" ".join(f"t{piece}" for piece in ids) + "\n" for ids in sentences)
-                (self.folder / f"{split}.{name}").write_text("".join(lines))
-        (self.folder / "dict.txt").write_text("".join(f"t{piece} 1\n" for piece in range(vocabulary)))
+                (self.folder / f"{split}.{name}").write_text("".join(lines), encoding="utf-8")
+        (self.folder / "dict.txt").write_text(
+            "".join(f"t{piece} 1\n" for piece in range(vocabulary)), encoding="utf-8"
+        )
         named = [f"--{split}pref {self.folder / split}" for split in text]
         files = f"--destdir {self.folder / 'bin'} --joined-dictionary --srcdict {self.folder / 'dict.txt'}"
         self._run("fairseq_cli.preprocess", f"{_LANGUAGES} {files} {' '.join(named)}")

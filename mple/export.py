@@ -84,7 +84,7 @@ def _write(
     graphs = onnx and _write_graphs(trained, to, notes)
     with _results(trained.folder / METRICS):
         card = model_card(trained, metrics, graphs)
-    (to / "README.md").write_text(card)
+    (to / "README.md").write_text(card, encoding="utf-8")
     sums = checksums(to)
     del sums["README.md"]  # the model card is for its reader to complete
     digest = sums[EXPORTED_WEIGHTS]["sha256"]

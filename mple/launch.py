@@ -16,7 +16,6 @@ import math
 import netrc
 import os
 import shlex
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,13 +56,14 @@ from mple.processes import alone, is_first, several, started_from_outside
 from mple.proxy_target import TextTarget
 from mple.run import MadeFrom, Run, provenance
 from mple.settings import build, check_arguments, composed, described, resolved
+from mple.streams import is_terminal
 from mple.training.trainer import trainer_of
 from mple.types import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
 console = PlainConsole(
     highlight=False,
-    width=None if sys.stdout is not None and sys.stdout.isatty() else 160,
+    width=None if is_terminal() else 160,
     quiet=not is_first(),  # of several processes one speaks
 )
 
@@ -117,7 +117,7 @@ def hardware_has_bf16(accelerator: str = "auto") -> bool:
     if uses_gpu(accelerator):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
 

@@ -30,7 +30,7 @@ def locked(path: Path, what: str, waits: bool = True, is_needed: bool = True) ->
         UserError: another process holds it, and this one is not to wait.
     """
     while True:
-        with open(path, "a+") as file:
+        with open(path, "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

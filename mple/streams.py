@@ -80,6 +80,11 @@ class _StandardOutput(io.FileIO):
             raise
 
 
+def is_terminal() -> bool:
+    """Whether standard output is a terminal, so that its width is that of tables."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def needed(name: str, what: str) -> None:
     """
     Raises:

@@ -56,7 +56,7 @@ class RunLog(Logger):
     def read(self) -> list[dict[str, float | int]]:
         """All whole lines; a line that a killed process left half-written is passed over."""
         found = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError:
@@ -65,7 +65,7 @@ class RunLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with disk_may_fill(self.path), open(self.path, "a") as file:
+        with disk_may_fill(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
 
     @rank_zero_only

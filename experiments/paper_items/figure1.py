@@ -31,7 +31,9 @@ SEED = 1
 def updates(library: Library) -> int:
     """A third of a student's updates: what the initial checkpoint and each continuation gets."""
     path = CONF / "budget" / f"{library.budget}.yaml"
-    found = re.search(r"^student_updates: (\d+)", path.read_text() if path.exists() else "", re.MULTILINE)
+    found = re.search(
+        r"^student_updates: (\d+)", path.read_text(encoding="utf-8") if path.exists() else "", re.MULTILINE
+    )
     return int(found[1]) // 3 if found else 1000
 
 

@@ -25,6 +25,7 @@ from mple.checks import UserError, one_of
 from mple.command import answered
 from mple.plain import PlainConsole, plain, sheet
 from mple.settings import choices
+from mple.streams import is_terminal
 
 PAPER = Path(__file__).parents[1] / "paper"
 
@@ -229,7 +230,7 @@ def main(make: Callable[[Library], Item], arguments_given: Sequence[str] | None 
             f"no finished run of {item.name} on data {options.data!r} below {options.outputs}{command}"
         )
     paths = write(item, options.to)
-    show(item, PlainConsole(width=None if sys.stdout.isatty() else 200, highlight=False))
+    show(item, PlainConsole(width=None if is_terminal() else 200, highlight=False))
     print(plain("\n".join([*missing_text(item.missing), f"written: {', '.join(map(str, paths))}"])))
     return 0
 

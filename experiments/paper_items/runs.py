@@ -237,7 +237,10 @@ class Study:
 def default_budget(data_file: str) -> str:
     """The budget that conf/data/NAME.yaml chooses."""
     path = CONF / "data" / f"{data_file}.yaml"
-    texts = [path.read_text() if path.exists() else "", (CONF / "train.yaml").read_text()]
+    texts = [
+        path.read_text(encoding="utf-8") if path.exists() else "",
+        (CONF / "train.yaml").read_text(encoding="utf-8"),
+    ]
     for text in texts:
         if found := re.search(r"^ +- (?:override /)?budget: (\w+)", text, re.MULTILINE):
             return found[1]
