@@ -452,7 +452,7 @@ def test_auto_precision_is_of_the_device_that_trains(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    monkeypatch.setattr(Path, "read_text", lambda _: "flags: avx2")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags: avx2")
     assert precision_of("auto", "auto") == ("bf16-mixed" if has_units else "32-true")
     assert precision_of("auto", "cpu") == "32-true"
     assert precision_of("16-mixed", "auto") == "16-mixed"
