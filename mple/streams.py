@@ -46,15 +46,16 @@ def prepare() -> None:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    if sys.stdout is sys.__stdout__:
-        sys.stdout.flush()
-        raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
-        is_unbuffered = isinstance(sys.stdout.buffer, io.RawIOBase)  # PYTHONUNBUFFERED
+    out = sys.stdout
+    if out is sys.__stdout__ and isinstance(out, io.TextIOWrapper):
+        out.flush()
+        raw = _StandardOutput(out.fileno(), "w", closefd=False)
+        is_unbuffered = isinstance(out.buffer, io.RawIOBase)  # PYTHONUNBUFFERED
         sys.stdout = io.TextIOWrapper(
-            raw if is_unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]
-            encoding=sys.stdout.encoding,
+            raw if is_unbuffered else io.BufferedWriter(raw),
+            encoding=out.encoding,
             errors="backslashreplace",
-            line_buffering=sys.stdout.isatty(),
+            line_buffering=out.isatty(),
             write_through=is_unbuffered,
         )
     logging.raiseExceptions = False  # what a log cannot write is told once, by `told`
