@@ -19,7 +19,7 @@ from mple.data.batching import TokenBuckets
 from mple.launch import Job
 from mple.model.attention import Attention
 from mple.model.autoregressive import Autoregressive
-from mple.model.transformer import Size
+from mple.model.transformer import Residual, Size
 from mple.proxy_input.glancing import Glancing, glanced_count
 from tests.runs import CONF, text_job
 
@@ -248,7 +248,8 @@ def test_attention_dropout_is_dropout_unless_set(own: float | None, expected: fl
     model = Autoregressive(size, 20, 20, True)
     blocks = [module for module in model.modules() if isinstance(module, Attention)]
     assert [block.dropout.p for block in blocks] == [expected] * 3
-    assert model.encoder.layers[0].attend.dropout.p == 0.3
+    rates = [module.dropout.p for module in model.modules() if isinstance(module, Residual)]
+    assert rates == [0.3] * 5
 
 
 def test_wrong_model_settings_raise() -> None:
