@@ -142,7 +142,7 @@ def accumulated(micro_batches: object, accumulate: int, trainer: Mapping[str, An
     """
     if micro_batches is None:
         return accumulate
-    checks.whole("micro_batches", micro_batches, 1, "of all processes in an update")
+    checks.whole("micro_batches", micro_batches, 1, "of all processes in an update", high=100_000)
     assert isinstance(micro_batches, int)
     if accumulate != 1:
         raise UserError(

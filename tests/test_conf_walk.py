@@ -28,6 +28,7 @@ from mple.evaluate import evaluation_of
 from mple.evaluation.finished import Finished
 from mple.input_predictor import settings_of
 from mple.launch import Job
+from mple.model.transformer import Size
 from mple.settings import build, decoding_of
 from mple.trained import device_of
 from tests.runs import random_run
@@ -52,6 +53,7 @@ SETTINGS: Mapping[str, Any] = {
     **dict.fromkeys(("autoregressive.positions", "autoregressive.spread"), str | None),
     "micro_batches": int | None,
     "data.dash_splits": bool | None,
+    "data.max_ratio": float | None,
     **dict.fromkeys(("n_best", "max_length"), int | None),
 }
 """Types of settings that no constructor takes, where they may be a text or null; the others are numbers."""
@@ -200,6 +202,8 @@ def type_of(path: Path, key: str) -> Any:
             parameters = inspect.signature(pkgutil.resolve_name(node["_target_"]), eval_str=True).parameters
             hint = parameters[parts[n]].annotation
             return hint if n == len(parts) - 1 else get_args(hint)[1]
+    if of_size := re.fullmatch(r"sizes\.\w+\.(\w+)", key):
+        return inspect.signature(Size, eval_str=True).parameters[of_size[1]].annotation
     if key.startswith("data.paper.gamma."):
         return float | None
     return SETTINGS.get(key, float)
