@@ -36,6 +36,8 @@ SETTINGS = [
     *MICRO,
 ]
 
+STUDENT, TEACHER, DATA = "outputs/glat_dynkd/*/*/seed1", "outputs/at_base/*/*/seed1", "outputs/data/*"
+
 
 @dataclass(frozen=True)
 class Made:
@@ -70,8 +72,8 @@ def numbers(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_of(root: Path) -> Path:
-    (path,) = (root / "outputs" / "glat_dynkd").rglob("last.ckpt")
-    return path.parent
+    (path,) = root.glob(STUDENT)
+    return path
 
 
 def train(root: Path) -> Any:
@@ -128,7 +130,6 @@ COMMANDS = (
 QUICK = ("train", "evaluate", "translate", "export_again", "translate_export")
 BY_NAME = {command.__name__: command for command in COMMANDS}
 
-STUDENT, TEACHER, DATA = "outputs/glat_dynkd/*/*/seed1", "outputs/at_base/*/*/seed1", "outputs/data/*"
 FILES: dict[str, tuple[str, ...]] = {
     # The commands of the fast test come first; the slow one takes all of them.
     f"{STUDENT}/last.ckpt": ("train_again",),
