@@ -105,7 +105,7 @@ def _build_without_locks(root: Path, barrier: Any) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    fcntl.flock = no_locks  # type: ignore[assignment]
+    fcntl.flock = no_locks
 
     def build(folder: Path) -> None:
         barrier.wait()  # all three are building
