@@ -27,7 +27,7 @@ from rich.table import Table
 
 from mple.checks import UserError
 from mple.command import answered
-from mple.files import read_json
+from mple.files import finished_below, read_json
 from mple.plain import PlainConsole, code, sheet
 from mple.plain import markdown as escaped
 from mple.streams import is_terminal
@@ -180,7 +180,7 @@ def collect(outputs: Path, data: str | None = None) -> tuple[list[Row], list[str
         UserError: no finished run; a broken `metrics.json`; two runs of one configuration and seed.
     """
     found: dict[tuple[str, str, str], dict[int, tuple[Path, Run]]] = {}
-    for path in sorted(outputs.rglob("metrics.json")):
+    for path in finished_below(outputs):
         run = Run.read(path)
         if data in (None, run.data):
             seeds = found.setdefault((run.experiment, run.data, run.key), {})

@@ -112,7 +112,8 @@ def key_values(
     arguments: Sequence[str], defaults: Mapping[str, Any], more: str = ""
 ) -> tuple[dict[str, Any], list[str]]:
     """The `key=value` arguments of a command without Hydra, and the other arguments, of which there are none
-    unless `more` names them. The type of a value is that of its default: true or false, a whole number, text.
+    unless `more` names them: text such as "x=5 is true" is no `key=value`. The type of a value is that of its
+    default: true or false, a whole number, text.
 
     Raises:
         UserError: an unknown key, one given twice, or a value of another type.
@@ -121,7 +122,8 @@ def key_values(
     others = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if more and not (equals and key.isidentifier()):
+        is_text = not (equals and key.isidentifier()) or (key not in defaults and " " in argument)
+        if more and is_text:
             others.append(argument)
             continue
         if not equals or key not in defaults:

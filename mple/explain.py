@@ -11,6 +11,7 @@ top          pieces shown at each position, and hypotheses of an autoregressive 
 seed         of what is glanced (0)
 teacher      for runs with decoding=npd: folder of the autoregressive run that chooses
 to           the file; without it RUN/explain/<sentence>.html
+sentence     one that would be taken for another argument (sentence="top=5")
 """
 
 import re
@@ -63,9 +64,10 @@ def options(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: no sentence or several, an unknown key, a value of another type.
     """
-    defaults: dict[str, Any] = dict.fromkeys(("run", "to", "reference", "teacher"))
+    defaults: dict[str, Any] = dict.fromkeys(("run", "to", "reference", "teacher", "sentence"))
     defaults |= {"iterations": 0, "top": 5, "seed": 0}
     given, sentences = key_values(arguments, defaults, "a sentence")
+    sentences += [] if given["sentence"] is None else [given["sentence"]]
     if len(sentences) != 1:
         raise UserError(f"exactly one sentence must be given, in quotes; got {len(sentences)}")
     if not given["run"]:

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from mple import checks, onnx_graphs
 from mple.checks import UserError
 from mple.command import guarded, key_values
-from mple.files import checksums, disk_may_fill, read_json, write_json, write_yaml
+from mple.files import EXPORT_MARK, checksums, disk_may_fill, read_json, write_json, write_yaml
 from mple.foreign import copy_folder
 from mple.model.nat import NAT
 from mple.model_card import model_card, without_places
-from mple.trained import CONFIG, EXPORTED_WEIGHTS, MARK, METRICS, VOCABULARY, Trained, load
+from mple.trained import CONFIG, EXPORTED_WEIGHTS, METRICS, VOCABULARY, Trained, load
 
 _FORMAT = 1
 _OF_THE_MACHINE = ("outputs", "logger", "trainer", "hydra", "start")
@@ -93,7 +93,7 @@ def _write(
         "src": trained.src_vocabulary.fingerprint,
         "tgt": trained.tgt_vocabulary.fingerprint,
     }
-    write_json(to / MARK, mark)
+    write_json(to / EXPORT_MARK, mark)
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ def _public(value: Any, is_top: bool = True) -> Any:
 
 def _mark(folder: Path) -> dict[str, Any] | None:
     try:
-        return read_json(folder / MARK, "run")
+        return read_json(folder / EXPORT_MARK, "run")
     except UserError:
         return None
 

@@ -31,6 +31,9 @@ from mple.checks import UserError
 COPY_AGAIN = "copy it again from where it is whole"
 """What to do about a damaged file that nothing here can make again."""
 
+EXPORT_MARK = "export.json"
+"""What makes a folder an export."""
+
 _NOT_READ = (
     "{path} must hold {what} and nothing else; it is damaged or cannot be read as such, and it was not "
     "executed: {remedy}"
@@ -226,6 +229,11 @@ def read_json(path: Path, *keys: str, remedy: str = COPY_AGAIN) -> dict[str, Any
                 "or delete the line of the checksum to use it as it is"
             )
     return value
+
+
+def finished_below(folder: Path) -> list[Path]:
+    """The `metrics.json` of every finished run below a folder, in order; an export has a copy of one."""
+    return sorted(path for path in folder.rglob("metrics.json") if not path.with_name(EXPORT_MARK).exists())
 
 
 def read_yaml(path: Path, remedy: str = COPY_AGAIN) -> str:

@@ -10,11 +10,13 @@ test        with the mean of the best checkpoints; metrics.json and one table
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import math
 import netrc
 import os
+import re
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -899,25 +901,45 @@ def _is_in_netrc() -> bool:
         return False
 
 
+def wandb_id(run: Run) -> str:
+    """The id of a run at W&B, which does not take all characters of a name, nor more than 128 of them."""
+    name = f"{run.experiment}-{run.data}-{run.key}-{run.seed}"
+    plain = re.sub(r"[^\w.-]", "-", name)
+    if plain == name and len(name) <= 128:
+        return name
+    return f"{plain[:100]}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
 def wandb_logger(project: str, run: Run, config: dict[str, Any]) -> WandbLogger:
-    """Lightning's W&B logger, grouped so that a dashboard compares methods; offline without a key."""
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or _is_in_netrc()
-    offline = os.environ.get("WANDB_MODE") == "offline" or not has_key
+    """Lightning's W&B logger, grouped so that a dashboard compares methods; offline without a key, and where
+    W&B cannot be reached or does not take the key: training does not depend on it."""
+    import wandb
+
     run.folder.mkdir(parents=True, exist_ok=True)
-    if offline:
-        console.print(f"W&B is offline (no API key); later: wandb sync {run.folder}/wandb/offline-run-*")
-    return WandbLogger(
+    make = functools.partial(
+        WandbLogger,
         project=project,
         name=f"{run.experiment} seed {run.seed}",
-        group=f"{run.experiment}, {run.data}",
+        group=f"{run.experiment}, {run.data}"[:128],
         job_type="train",
-        tags=[run.experiment, run.data],
-        id=f"{run.experiment}-{run.data}-{run.key}-{run.seed}",
+        tags=[run.experiment[:64], run.data[:64]],
+        id=wandb_id(run),
         save_dir=str(run.folder),
-        offline=offline,
         config=config,
         resume="allow",
     )
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or _is_in_netrc()
+    reason = "" if has_key else "no API key"
+    if has_key and os.environ.get("WANDB_MODE") != "offline":
+        try:
+            logger = make(offline=False)
+            _ = logger.experiment  # begins the run, which needs the network
+            return logger
+        except (wandb.Error, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    about = f" ({reason})" if reason else ""
+    console.print(f"W&B is offline{about}; later: wandb sync {run.folder}/wandb/offline-run-*")
+    return make(offline=True)
 
 
 def quiet() -> None:

@@ -31,7 +31,7 @@ from mple.data.vocabulary import Vocabulary, load_vocabularies
 from mple.decoding import Decoding
 from mple.decoding.beam import Beam
 from mple.decoding.input_sampling import InputSampling
-from mple.files import read_json, read_tensors, verify
+from mple.files import EXPORT_MARK, read_json, read_tensors, verify
 from mple.foreign import check_targets, read_config
 from mple.model.autoregressive import Autoregressive
 from mple.model.input_predictor import InputDistribution, MaskPredictor
@@ -42,7 +42,6 @@ from mple.types import EOS, PAD
 CONFIG = "config.yaml"
 WEIGHTS = "averaged.pt"
 EXPORTED_WEIGHTS = "model.safetensors"
-MARK = "export.json"
 VOCABULARY = "vocabulary"
 METRICS = "metrics.json"
 INPUT_PREDICTOR = "input_predictor"
@@ -239,9 +238,9 @@ def _verify_export(folder: Path) -> None:
     Raises:
         UserError: one of them is damaged.
     """
-    if (folder / MARK).exists():
+    if (folder / EXPORT_MARK).exists():
         remedy = "copy the export again, or export the run again"
-        mark = read_json(folder / MARK, remedy=remedy)
+        mark = read_json(folder / EXPORT_MARK, remedy=remedy)
         sums = mark.get("files")
         if sums is None and "weights_sha256" in mark:  # of an older version
             size = (folder / EXPORTED_WEIGHTS).stat().st_size

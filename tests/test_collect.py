@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -232,3 +233,13 @@ def test_one_seed_is_not_counted_twice(tmp_path: Path) -> None:
     make_run(tmp_path / "b", "at")
     with pytest.raises(UserError, match="are the same run"):
         collect(tmp_path)
+
+
+def test_export_below_the_outputs_is_no_run(tmp_path: Path) -> None:
+    copy = tmp_path / "exports" / "model"
+    shutil.copytree(make_run(tmp_path, "glat_kd"), copy)
+    with pytest.raises(UserError, match="are the same run"):
+        collect(tmp_path)
+    (copy / "export.json").write_text("{}", encoding="utf-8")
+    rows, _ = collect(tmp_path)
+    assert len(rows) == 1

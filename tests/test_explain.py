@@ -276,3 +276,12 @@ def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
 
 def test_a_sentence_may_hold_an_equals_sign() -> None:
     assert options(["run=x", "2 + 2 = 4"])["sentence"] == "2 + 2 = 4"
+
+
+def test_sentence_may_have_an_equals_sign() -> None:
+    assert options(["run=R", "x=5 ist wahr"])["sentence"] == "x=5 ist wahr"
+    assert options(["run=R", "sentence=top=5"])["sentence"] == "top=5"
+    assert options(["run=R", "sentence=x=5", "top=3"])["top"] == 3
+    for arguments in (["run=R", "iteration=4", "ein Mann"], ["run=R", "x=5 ist wahr", "sentence=x=5"]):
+        with pytest.raises(UserError, match=r"one of run=.*iteration=4|exactly one sentence .* got 2"):
+            options(arguments)

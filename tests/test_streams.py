@@ -20,7 +20,7 @@ from mple.checks import UserError
 from mple.command import guarded, readable
 from mple.evaluate import evaluate
 from mple.trained import load
-from tests.runs import CONF, random_run, sentences
+from tests.runs import CONF, random_run, sentences, write_corpus
 
 ROOT = Path(__file__).parents[1]
 NOBODY = 65534
@@ -106,14 +106,14 @@ def test_unreadable_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
         assert capsys.readouterr().err.startswith(f"error: {path}/x cannot be read or written ({reason}")
 
 
-SAYS = "from mple.command import guarded\n@guarded\ndef main(a):\n    print('–' * a)\nmain({})\n"
+PROGRAM = "from mple.command import guarded\n@guarded\ndef main(a):\n    print('–' * a)\nmain({})\n"
 
 
 @pytest.mark.parametrize("count", [1, 100_000], ids=["buffered", "at once"])
 def test_full_standard_output_is_one_sentence(count: int) -> None:
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
-            [sys.executable, "-c", SAYS.format(count)], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+            [sys.executable, "-c", PROGRAM.format(count)], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
         )
     expected = "error: standard output (/dev/full) cannot be read or written (No space left on device)\n"
     assert (ended.returncode, ended.stderr.decode()) == (2, expected)
@@ -123,7 +123,7 @@ def test_full_standard_output_is_one_sentence(count: int) -> None:
 def test_letters_that_a_terminal_lacks_end_nothing(encoding: str) -> None:
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     ended = subprocess.run(
-        [sys.executable, "-c", SAYS.format(2)], cwd=ROOT, env=environment, capture_output=True
+        [sys.executable, "-c", PROGRAM.format(2)], cwd=ROOT, env=environment, capture_output=True
     )
     assert (ended.returncode, ended.stdout) == (0, b"\\u2013\\u2013\n")
 
@@ -148,6 +148,23 @@ def test_commands_run_with_closed_output(run: Path, tmp_path: Path) -> None:
     ended = shell("set -e;" + work)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert all(made.exists() for made in (page, model, tmp_path / "results.md"))
+
+
+@pytest.mark.slow
+def test_run_in_another_locale_is_finished(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")  # with umlauts
+    for path in tmp_path.rglob("test.*"):
+        path.write_text(path.read_text(encoding="utf-8") + "eine große Straße\n", encoding="utf-8")
+    settings = f"+experiment=vanilla_raw data=text data.root={tmp_path}/corpus data.src_lang=de"
+    settings += " data.tgt_lang=en data.vocabulary.size=90 data.max_length=30 budget=minutes updates=2"
+    settings += f" size=tiny valid_every=2 log_every=1 trainer.accelerator=cpu outputs={tmp_path}/outputs"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = shell(f'"$PYTHON" train.py {settings}', **locale)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    (samples,) = tmp_path.rglob("samples.jsonl")
+    assert "eine große Straße" in samples.read_text(encoding="utf-8")
+    ended = shell(f'"$PYTHON" evaluate.py run={tmp_path}/outputs', **locale)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What a run leaves for a W&B dashboard: a micro run of `logger=wandb`, offline, read back from its file."""
 
 import json
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from mple.launch import Job
+from mple.launch import Job, wandb_id, wandb_logger
+from mple.run import Run
 from tests.runs import CONF, distil_at_random, text_job
 
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
 EXPERIMENT = "glat_dynkd"
 
 
@@ -160,3 +162,36 @@ def test_a_run_ends_its_own(made: Job) -> None:
     import wandb
 
     assert wandb.run is None
+
+
+def run_named(folder: Path, experiment: str = "glat_kd", data: str = "wmt") -> Run:
+    return Run(folder / experiment, experiment, data, "0a1b2c3d", 1)
+
+
+def test_ids_have_the_characters_and_the_length_that_wandb_takes(tmp_path: Path) -> None:
+    assert wandb_id(run_named(tmp_path)) == "glat_kd-wmt-0a1b2c3d-1"
+    names = ["wmt:v2", "wmt-v2", "wmt;v2", "a" * 200, "a" * 199 + "b", "größe #1"]
+    ids = [wandb_id(run_named(tmp_path, data=name)) for name in names]
+    assert len(set(ids)) == len(names)
+    for one in ids:
+        assert wandb.Settings(run_id=one).run_id == one
+        assert len(one) <= 128
+    with pytest.raises(Exception, match="Run ID cannot contain"):
+        wandb.Settings(run_id="glat_kd-wmt:v2")
+
+
+@pytest.mark.parametrize(
+    "error", [wandb.errors.CommError("Run initialization has timed out"), OSError("no network")]
+)
+def test_run_is_kept_offline_where_wandb_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def init(**settings: Any) -> None:
+        raise error
+
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "init", init)
+    logger = wandb_logger("mple", run_named(tmp_path, data="wmt:v2"), {})
+    assert logger._offline
+    assert re.search(rf"W&B is offline \({error}\); later: wandb sync", capsys.readouterr().out)

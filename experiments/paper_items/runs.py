@@ -27,7 +27,7 @@ from mple.checks import UserError
 from mple.data.corpus import Corpus
 from mple.estimator.paired_bleu import counts
 from mple.estimator.target_distortion import BETA
-from mple.files import read_json
+from mple.files import finished_below, read_json
 
 CONF = Path(__file__).parents[2] / "conf"
 NEUTRAL = ("experiment", "sweep", "name", "seed", "teacher_seed", "data", "budget", "outputs", "logger")
@@ -325,7 +325,7 @@ class Missing:
 def _by_identity(outputs: Path) -> dict[tuple[str, str, str, int], Path]:
     """Experiment, data, key and seed of every finished run below a folder -> its folder."""
     found: dict[tuple[str, str, str, int], Path] = {}
-    for path in sorted(outputs.rglob("metrics.json")):
+    for path in finished_below(outputs):
         run = Run.read(path)  # complains of a broken file
         identity = (run.experiment, run.data, run.key, run.seed)
         if identity in found:

@@ -15,7 +15,7 @@ from mple.data.datamodule import TranslationData
 from mple.data.text import Source
 from mple.decoding.input_sampling import InputSampling
 from mple.estimator.target_distortion import BETA
-from mple.files import read_json
+from mple.files import finished_below, read_json
 from mple.foreign import read_config, stored_overrides
 from mple.launch import Job, console
 from mple.model.input_predictor import InputDistribution
@@ -78,7 +78,7 @@ class Finished:
             raise UserError(f"{key} must be the folder of a finished run; there is no folder {path}")
         if (path / "config.yaml").exists():
             return Finished(path, device, key, root)
-        found = sorted(file.parent for file in path.rglob("metrics.json"))
+        found = [file.parent for file in finished_below(path)]
         if len(found) != 1:
             names = ": " + ", ".join(map(str, found[:5])) if found else ""
             raise UserError(f"{key} must be the folder of one finished run; {path} holds {len(found)}{names}")
