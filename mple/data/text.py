@@ -467,7 +467,7 @@ def content_sha256(path: Path) -> str:
     """The same of what is in a `.gz`: packed or not, the same text has the same hash.
 
     Raises:
-        UserError: the file is not gzip though its name says so.
+        UserError: a `.gz` that is not gzip.
     """
     status = path.stat()
     return _file_sha256(path.resolve(), status.st_size, status.st_mtime_ns, path.suffix == ".gz")

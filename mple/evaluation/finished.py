@@ -78,11 +78,11 @@ class Finished:
             raise UserError(f"{key} must be the folder of a finished run; there is no folder {path}")
         if (path / "config.yaml").exists():
             return Finished(path, device, key, root)
-        found = [file.parent for file in finished_below(path)]
-        if len(found) != 1:
-            names = ": " + ", ".join(map(str, found[:5])) if found else ""
-            raise UserError(f"{key} must be the folder of one finished run; {path} holds {len(found)}{names}")
-        return Finished(found[0], device, key, root)
+        runs = [file.parent for file in finished_below(path)]
+        if len(runs) != 1:
+            names = ": " + ", ".join(map(str, runs[:5])) if runs else ""
+            raise UserError(f"{key} must be the folder of one finished run; {path} holds {len(runs)}{names}")
+        return Finished(runs[0], device, key, root)
 
     @cached_property
     def job(self) -> Job:
